@@ -1,0 +1,37 @@
+# The two commands that a fresh machine needs are `make up` and `make test` (Python 3.11 and git are all they ask for).
+PYTHON ?= python3
+VENV   ?= .venv
+STAMP  := $(VENV)/.installed
+
+.PHONY: up down test lint bench schemas clean
+
+up: $(STAMP)                ## start the local environment: gateway, controller, simulated endpoints
+	@$(VENV)/bin/turnout up
+
+down: $(STAMP)              ## stop it; what it knows stays in git (.git/turnout holds caches only)
+	@$(VENV)/bin/turnout down
+
+test: $(STAMP) lint         ## everything that CI checks
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check controller tests benchmarks
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(STAMP)             ## the figures that docs/benchmarks.md explains
+	$(VENV)/bin/python -m benchmarks
+
+schemas: $(STAMP)
+	$(VENV)/bin/turnout schemas --write schemas
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Byte code is compiled once here: some images set PYTHONDONTWRITEBYTECODE, and then every start would compile again.
+$(STAMP): pyproject.toml
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Turnout into $(VENV) (once, about half a minute) ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m compileall -q $(VENV)/lib controller || true
+	@touch $@
