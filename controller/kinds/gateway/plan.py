@@ -1,0 +1,164 @@
+"""Situation of a Gateway -> Change: the route table and the files are a pure function of bindings and rollouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from controller.address import Address
+from controller.change import Action, Change, Wait
+from controller.document_edit import dump
+from controller.errors import listed, nearest
+from controller.kind import Observed, Reference, Refs, Situation, Unknown
+from controller.kinds.gateway.spec import GatewaySpec, GatewayState
+from controller.resource import digest
+
+BLIND_AGAIN_SECONDS = 2.0
+TARGET = ("model", "endpoint", "version")
+
+
+def references(spec: GatewaySpec) -> Iterable[Reference]:
+    return [Reference(Address("ModelBinding/*")), Reference(Address("Rollout/*"))]
+
+
+def plan(situation: Situation[GatewaySpec, GatewayState]) -> Change:
+    observed, past = situation.observed, situation.past
+    before = observed.state if isinstance(observed, Observed) else None
+    there = before.full() if isinstance(before, GatewayState) else None
+    known = past.after if isinstance(observed, Unknown) else there
+    if situation.desired is None:
+        if not past.exists:
+            return Change(Action.NOOP, "not there, and not wanted")
+        return Change(Action.DELETE, "removed from git; its proxies keep their last routes, its files stay", before=known)
+    spec = situation.desired.spec
+    table = render(situation.refs)
+    files = {target.path: content(target.format, table) for target in spec.files}
+    after = {
+        "routes": spoken(table["routes"]),
+        "proxies": dict.fromkeys(spec.proxies, digest(table)),
+        "files": {path: digest(text) for path, text in files.items()},
+    }
+    payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {})}
+    waits = tuple(_problems(spec, situation.refs))
+    if known == after:
+        if isinstance(observed, Unknown):
+            again = situation.now + timedelta(seconds=BLIND_AGAIN_SECONDS)
+            return Change(Action.NOOP, f"cannot be seen: {observed.reason}", before=known, after=known, again=again)
+        return Change(Action.NOOP, f"serves {len(after['routes'])} routes, as git says", before=known, after=known)
+    reason = _reason(known, past.after, after, past.spec_digest == situation.desired.spec_digest)
+    action = Action.CREATE if not past.exists else Action.UPDATE
+    return Change(action, reason, before=known, after=after, payload=payload, waits=waits)
+
+
+def _problems(spec: GatewaySpec, refs: Refs) -> Iterable[Wait]:
+    proxies = refs.environment.get("proxies", {})
+    for name in spec.proxies:
+        if name not in proxies:
+            yield Wait("Invalid", f"proxy {name}", f"spec.proxies: environment {refs.environment.get('name')} has no proxy "
+                       f"{name!r}{nearest(name, proxies)}; allowed: {listed(proxies)}")
+
+
+def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, after: Mapping[str, Any], same_spec: bool) -> str:
+    before = (known or {}).get("routes", {})
+    moved = sorted(agent for agent in {*before, *after["routes"]} if before.get(agent) != after["routes"].get(agent))
+    if last == after and same_spec:
+        targets = [name for part in ("proxies", "files") for name in after[part] if (known or {}).get(part, {}).get(name) != after[part][name]]
+        return f"drift: {listed(targets, 3)} is not as it was left; written again"
+    if not moved:
+        return "targets are brought up to date"
+    first = after["routes"].get(moved[0])
+    return f"routes {listed(moved, 3)}: {first or 'no more'}"
+
+
+# -- rendering -------------------------------------------------------------------------------------------------------
+
+
+def render(refs: Refs) -> dict[str, Any]:
+    """Routes and endpoints of a route table (proxy/table.py), without serial, digest and predecessor."""
+    rollouts = {state["binding"]: state for state in refs.all("Rollout").values() if _has_effect(state)}
+    bindings = {address.name: state for address, state in refs.all("ModelBinding").items()}
+    prices = refs.environment.get("prices", {})
+    endpoints = refs.environment.get("endpoints", {})
+    routes = {
+        agent: _route(agent, state, rollouts.get(agent), bindings, prices)
+        for agent, state in bindings.items() if state["endpoint"] in endpoints
+    }
+    used = {variant["endpoint"] for route in routes.values() for variant in _variants(route)}
+    return {"routes": routes, "endpoints": {name: _endpoint(endpoints[name]) for name in sorted(used) if name in endpoints}}
+
+
+def _has_effect(state: Mapping[str, Any]) -> bool:
+    return state["phase"] == "progressing" or (state["phase"] == "promoted" and not state["settled"])
+
+
+def _route(
+    agent: str, state: Mapping[str, Any], rollout: Mapping[str, Any] | None, bindings: Mapping[str, Any], prices: Mapping[str, Any]
+) -> dict[str, Any]:
+    bound = {key: state[key] for key in TARGET}
+    fallbacks = [name for name in state.get("fallbacks", ()) if name in bindings and name != agent]
+    route: dict[str, Any] = {"variants": [], "fallbacks": fallbacks} if fallbacks else {"variants": []}
+    if rollout is None or rollout["stable"] != bound:
+        route["variants"] = [_variant("stable", bound, 100.0, prices)]
+    elif rollout["phase"] == "promoted":
+        route["variants"] = [_variant("stable", rollout["candidate"], 100.0, prices)]
+    else:
+        weight = rollout["weight"]
+        route["step"], route["salt"] = rollout["step_id"], rollout["salt"]
+        if rollout["shadow"]:
+            route["variants"] = [_variant("stable", bound, 100.0, prices)]
+            route["shadow"] = {"variant": _variant("candidate", rollout["candidate"], 0.0, prices), "percent": rollout["shadow"]}
+        else:
+            route["variants"] = [_variant("stable", bound, 100.0 - weight, prices),
+                                 _variant("candidate", rollout["candidate"], weight, prices)]
+            guard = rollout.get("guard")
+            if guard:
+                route["guard"] = {"error_rate": guard["errorRate"] / 100.0, "minimum": int(guard["minimum"])}
+    return route
+
+
+def _variant(name: str, target: Mapping[str, Any], weight: float, prices: Mapping[str, Any]) -> dict[str, Any]:
+    out = {"name": name, **{key: target[key] for key in TARGET}, "weight": weight}
+    price = prices.get(target["model"])
+    if price:
+        out["price"] = {"input": price["input"], "output": price["output"]}
+    return out
+
+
+def _endpoint(settings: Mapping[str, Any]) -> dict[str, Any]:
+    key = {"api_key": settings["apiKey"]} if settings.get("apiKey") else {}
+    return {"url": settings["url"], **key, "timeout_s": settings["timeout"]}
+
+
+def _variants(route: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    shadow = route.get("shadow")
+    return [*route["variants"], *([shadow["variant"]] if shadow else [])]
+
+
+def spoken(routes: Mapping[str, Any]) -> dict[str, str]:
+    """Each route in words, for diffs that a person reads."""
+    return {agent: _route_in_words(route) for agent, route in routes.items()}
+
+
+def _route_in_words(route: Mapping[str, Any]) -> str:
+    variants = route["variants"]
+    parts = []
+    for variant in variants:
+        share = f"{variant['weight']:g} % " if len(variants) > 1 else ""
+        parts.append(f"{share}{variant['model']} {variant['version']} at {variant['endpoint']}")
+    shadow = route.get("shadow")
+    copies = f", copies of {shadow['percent']:g} % to {shadow['variant']['version']}" if shadow else ""
+    back = f", else {', '.join(route['fallbacks'])}" if route.get("fallbacks") else ""
+    return ", ".join(parts) + copies + back
+
+
+def content(form: str, table: Mapping[str, Any]) -> str:
+    """The document that an orchestrator reads: the version that most sessions get."""
+    agents = {}
+    for agent, route in sorted(table["routes"].items()):
+        main = max(route["variants"], key=lambda variant: variant["weight"])
+        agents[agent] = {key: main[key] for key in TARGET}
+    if form == "json":
+        return json.dumps({"agents": agents}, indent=2, sort_keys=True) + "\n"
+    return dump({"agents": agents}).decode()

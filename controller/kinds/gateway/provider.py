@@ -1,0 +1,90 @@
+"""Reality of gateways: the route table each proxy serves, the files, and how their readers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from controller.address import Address
+from controller.change import Action, Change
+from controller.errors import Temporary
+from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
+from controller.kinds.gateway.plan import spoken
+from controller.kinds.gateway.spec import FileTarget, GatewaySpec, GatewayState
+from controller.resource import digest
+
+
+class GatewayProvider:
+    """Writes every target of a gateway; one that fails does not keep the others from being written."""
+
+    def __init__(self, clients: Clients) -> None:
+        self.gateways, self.files, self.reload = clients.open("gateway"), clients.open("files"), clients.open("reload")
+
+    def observe(self, known: Sequence[Known[GatewaySpec]]) -> Mapping[Address, Observed[GatewayState] | Unknown]:
+        seen: dict[Address, Observed[GatewayState] | Unknown] = {}
+        for one in known:
+            try:
+                state = self._state(one)
+            except Temporary as error:
+                seen[one.address] = Unknown(str(error))
+                continue
+            if state is not None:
+                seen[one.address] = Observed(state)
+        return seen
+
+    def _state(self, one: Known[GatewaySpec]) -> GatewayState | None:
+        after: Mapping[str, Any] = one.past.after or {}
+        if one.resource is None:
+            return GatewayState(**after) if after else None
+        spec = one.resource.spec
+        proxies: dict[str, str] = {}
+        routes: Mapping[str, str] = after.get("routes", {})
+        for name in (name for name in spec.proxies if name in self.gateways.names()):
+            last = after.get("proxies", {}).get(name, "")
+            table = self.gateways.table(name, unless=last)
+            proxies[name] = last if table is None else table["digest"]
+            if table is not None:
+                routes = spoken(table["routes"])
+        files = {target.path: self.files.digest(target.path) for target in spec.files}
+        if not one.past.exists and not any(proxies.values()) and not any(files.values()):
+            return None
+        return GatewayState(routes=dict(routes), proxies=proxies, files=files)
+
+    def apply(self, change: Change, report: Report) -> Outcome:
+        if change.action is Action.DELETE:
+            return Outcome()
+        payload, notes, faults = change.payload, {}, []
+        for name in change.after["proxies"] if change.after else ():
+            try:
+                self._put(name, payload)
+            except Temporary as error:
+                faults.append(str(error))
+        spec = GatewaySpec.model_validate(change.written, strict=False)
+        for target in spec.files:
+            try:
+                notes.update(self._write(target, payload["files"][target.path]))
+            except Temporary as error:
+                faults.append(str(error))
+        if faults:
+            raise Temporary("; ".join(faults))
+        return Outcome(said=change.reason, notes=notes)
+
+    def _put(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Only over the table that was planned against: a stale writer is refused by the proxy."""
+        wanted = digest(payload["table"])
+        current = self.gateways.table(name)
+        if current and current["digest"] == wanted:
+            return
+        there = current["digest"] if current else ""
+        if there != payload["seen"].get(name, ""):
+            raise Temporary(f"proxy {name} serves {there or 'nothing'}, not what was planned against; it is planned again")
+        serial = (current["serial"] if current else 0) + 1
+        self.gateways.put(name, {**payload["table"], "serial": serial, "digest": wanted, "replaces": there})
+
+    def _write(self, target: FileTarget, text: str) -> Mapping[str, str]:
+        if self.files.digest(target.path) == digest(text):
+            return {}
+        backup = self.files.write(target.path, text)
+        if target.reload:
+            self.reload.tell(target.reload.full())
+        return {f"backup of {target.path}": backup} if backup else {}

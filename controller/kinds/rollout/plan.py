@@ -1,0 +1,347 @@
+"""Situation of a Rollout -> Change: start, judge, step, promote, abort, give way, and what it leaves behind in git.
+
+Going forward needs figures; every way back works blind. A run that has ended is a noop for ever under its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from controller.address import Address
+from controller.change import Action, Change, Wait
+from controller.errors import listed, nearest
+from controller.kind import Observed, Reference, Situation
+from controller.kinds.rollout.spec import Analysis, RateLimit, RelativeLimit, RolloutSpec, RolloutState, Strategy
+from controller.model import spoken
+from controller.resource import digest
+
+Situated = Situation[RolloutSpec, RolloutState]
+Figures = Mapping[str, Any]
+TARGET = ("model", "endpoint", "version")
+EARLY_Z = 3.3
+"""An abort before the hold is over needs evidence that chance gives once in 2,000 looks (one-sided normal quantile)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a strategy. `hold` None = until somebody removes the file. Not `judged` = only time passes."""
+
+    weight: float
+    hold: float | None
+    shadow: float = 0.0
+    judged: bool = True
+
+
+def references(spec: RolloutSpec) -> Iterable[Reference]:
+    return [Reference(Address.of("ModelBinding", spec.binding), exclusive=True)]
+
+
+def steps_of(strategy: Strategy) -> tuple[list[Step], str]:
+    """The stages, and what follows when the last one passes: promoted or completed."""
+    if strategy.canary is not None:
+        return [Step(step.weight, step.hold) for step in strategy.canary], "promoted"
+    if strategy.blue_green is not None:
+        preview = [Step(0.0, strategy.blue_green.preview, judged=False)] if strategy.blue_green.preview else []
+        return [*preview, Step(100.0, strategy.blue_green.hold)], "promoted"
+    if strategy.shadow is not None:
+        shadow = strategy.shadow
+        return [Step(0.0, shadow.hold, shadow.percent)], "promoted" if shadow.then == "promote" else "completed"
+    if strategy.split is not None:
+        return [Step(strategy.split.weight, strategy.split.hold)], "completed"
+    return [], "promoted"
+
+
+def plan(situation: Situated) -> Change:
+    past = situation.past
+    if past.ended:
+        return _ended(situation)
+    if situation.desired is None:
+        if past.running:
+            return _cancel(situation)
+        return Change(Action.NOOP, "not there, and not wanted", before=past.after, after=past.after)
+    if not past.running:
+        return _start(situation)
+    return _go_on(situation, situation.desired.spec)
+
+
+# -- start -----------------------------------------------------------------------------------------------------------
+
+
+def _start(situation: Situated) -> Change:
+    assert situation.desired is not None
+    resource, spec = situation.desired, situation.desired.spec
+    stable = _target(situation.refs.get(Address.of("ModelBinding", spec.binding)))
+    steps, following = steps_of(spec.strategy)
+    waits = tuple(_obstacles(situation, spec, stable))
+    name = resource.address.name
+    state: dict[str, Any] = {
+        "binding": spec.binding, "phase": "progressing", "step": 0, "steps": len(steps), "weight": 0.0, "shadow": 0.0,
+        "step_id": "", "salt": f"{name}-{resource.spec_digest[:8]}", "stable": stable or {},
+        "candidate": _target(spec.candidate.full()), "baseline": None, "settled": False,
+        "guard": spec.guard.full() if spec.guard else None,
+    }
+    if not steps:
+        after = {**state, "phase": "promoted", "weight": 100.0}
+        return Change(Action.RUN, f"all sessions to {spec.candidate.version} at once (was {_version(stable)})",
+                      after=after, waits=waits, ends=following)
+    after = _at_step(state, name, 0, steps)
+    return Change(Action.RUN, f"{_share(steps[0], spec)} (was {_version(stable)})", after=after, waits=waits, running=True)
+
+
+def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str] | None) -> Iterable[Wait]:
+    target = Address.of("ModelBinding", spec.binding)
+    if stable is None:
+        yield Wait("Reference", target, f"spec.binding: there is no ModelBinding {spec.binding!r} yet")
+    elif stable == _target(spec.candidate.full()):
+        yield Wait("Invalid", "candidate", f"spec.candidate: {spec.candidate.version} is what {spec.binding} uses already")
+    endpoints = situation.refs.environment.get("endpoints", {})
+    if spec.candidate.endpoint not in endpoints:
+        hint = nearest(spec.candidate.endpoint, endpoints)
+        yield Wait("Invalid", f"endpoint {spec.candidate.endpoint}",
+                   f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}")
+
+
+# -- a run that goes on ----------------------------------------------------------------------------------------------
+
+
+def _go_on(situation: Situated, spec: RolloutSpec) -> Change:
+    state = dict(situation.past.after or {})
+    bound = _target(situation.refs.get(Address.of("ModelBinding", state["binding"])))
+    if bound != state["stable"]:
+        return _end(situation, state, "superseded", f"superseded: {state['binding']} now uses {_version(bound)}")
+    signals = situation.observed.signals if isinstance(situation.observed, Observed) else None
+    steps, following = steps_of(spec.strategy)
+    if not signals or signals.get("step") != state["step_id"]:
+        return _stay(situation, state, f"stays at {_percent(state)}: the gateway's figures are not known", 5.0)
+    tripped = signals.get("tripped")
+    if tripped:
+        return _abort(situation, state, f"the gateway's guard tripped at {tripped['errors']} errors of {tripped['requests']} requests",
+                      {"tripped": tripped})
+    step = steps[min(state["step"], len(steps) - 1)]
+    stable, candidate = _sides(state, signals)
+    elapsed = signals.get("seconds")
+    held = elapsed is not None and step.hold is not None and elapsed >= step.hold
+    judgement, told = judge(spec.analysis, stable, candidate, final=held) if step.judged else ("pass", "not judged")
+    evidence = {"stable": _brief(stable), "candidate": _brief(candidate), "seconds": elapsed}
+    if judgement == "fail":
+        return _abort(situation, state, told, evidence)
+    if elapsed is None:
+        return _stay(situation, state, f"{_percent(state)}: not every gateway serves this step yet", 2.0)
+    if not held:
+        left = None if step.hold is None else step.hold - elapsed
+        until = "until its file is removed" if left is None else f"for another {spoken(math.ceil(left))}"
+        return _stay(situation, state, f"holds at {_percent(state)} {until}", _interval(step.hold, left))
+    if judgement == "more":
+        wait = Wait("Inconclusive", f"step {state['step']}", f"waits at {_percent(state)} for samples: {told}")
+        return _stay(situation, state, f"inconclusive at {_percent(state)}: {told}", _interval(step.hold, None), (wait,))
+    if spec.paused:
+        return _stay(situation, state, f"paused at {_percent(state)}", 15.0)
+    return _forward(situation, spec, state, steps, following, (told, evidence, stable))
+
+
+def _forward(
+    situation: Situated, spec: RolloutSpec, state: dict[str, Any], steps: list[Step], following: str,
+    found: tuple[str, Mapping[str, Any], Figures | None],
+) -> Change:
+    told, evidence, stable = found
+    index = state["step"] + 1
+    assert situation.desired is not None
+    if index < len(steps):
+        after = _at_step({**state, "baseline": _brief(stable)}, situation.desired.address.name, index, steps)
+        return Change(Action.STEP, f"{_share(steps[index], spec)}: {told}", before=state, after=after, running=True,
+                      part=f"step-{index}", evidence=evidence)
+    if following == "promoted":
+        after = {**state, "phase": "promoted", "weight": 100.0, "shadow": 0.0, "step_id": ""}
+        return Change(Action.STEP, f"promoted {state['candidate']['version']}: {told}", before=state, after=after,
+                      ends="promoted", part="end", evidence=evidence)
+    return _end(situation, state, "completed", f"completed: {told}; all sessions on {_version(state['stable'])}", evidence)
+
+
+def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: float, waits: tuple[Wait, ...] = ()) -> Change:
+    again = situation.now + timedelta(seconds=seconds)
+    return Change(Action.NOOP, reason, before=state, after=state, again=again, waits=waits, running=True)
+
+
+def _abort(situation: Situated, state: Mapping[str, Any], told: str, evidence: Mapping[str, Any]) -> Change:
+    reason = f"aborted, {told}; all sessions on {_version(state['stable'])}"
+    return _end(situation, state, "aborted", reason, evidence, bad=digest(state["candidate"]))
+
+
+def _end(
+    situation: Situated, state: Mapping[str, Any], phase: str, reason: str, evidence: Mapping[str, Any] | None = None, bad: str = ""
+) -> Change:
+    after = {**state, "phase": phase, "weight": 0.0, "shadow": 0.0, "step_id": ""}
+    return Change(Action.STEP, reason, before=state, after=after, ends=phase, part="end", urgent=True,
+                  evidence=evidence or {}, bad=bad)
+
+
+def _cancel(situation: Situated) -> Change:
+    state = situation.past.after or {}
+    return Change(Action.DELETE, f"cancelled: its file is gone; all sessions on {_version(state.get('stable'))}",
+                  before=state, ends="cancelled", part="end", urgent=True)
+
+
+# -- a run that has ended --------------------------------------------------------------------------------------------
+
+
+def _ended(situation: Situated) -> Change:
+    """It has no effect but what its `after` says; what it has to write to git goes with every plan until it is there."""
+    past, state = situation.past, situation.past.after
+    if situation.desired is None:
+        if state is None:
+            return Change(Action.NOOP, f"ended ({past.ended})")
+        return Change(Action.DELETE, f"archived ({past.ended})", before=state, part="archive", urgent=True)
+    if past.written or state is None:
+        return Change(Action.NOOP, f"ended ({past.ended}): a run never starts again; use a new name", before=state, after=state)
+    address = situation.desired.address
+    binding = Address.of("ModelBinding", state["binding"])
+    bound = _target(situation.refs.get(binding))
+    if past.ended != "promoted":
+        message = "" if past.ended == "aborted" else f"Remove {address}: {past.ended}"
+        reason = f"{past.ended}: all sessions on {_version(bound)}"
+        return Change(Action.NOOP, reason, before=state, after=state, edits={address: None}, message=message)
+    if bound == state["stable"]:
+        fields = {key: state["candidate"][key] for key in TARGET if state["candidate"][key] != state["stable"][key]}
+        return Change(
+            Action.NOOP, f"promoted: all sessions on {state['candidate']['version']}", before=state, after=state,
+            edits={binding: fields, address: None}, message=f"Promote {state['binding']} to {state['candidate']['version']}",
+        )
+    if not state["settled"]:
+        return Change(Action.STEP, f"its promotion has no effect any more: {state['binding']} uses {_version(bound)}",
+                      before=state, after={**state, "settled": True}, part="settle", ends="promoted", urgent=True)
+    return Change(Action.NOOP, "promoted", before=state, after=state, edits={address: None},
+                  message=f"Remove {address}: promoted")
+
+
+# -- judgement -------------------------------------------------------------------------------------------------------
+
+
+def judge(analysis: Analysis, stable: Figures | None, candidate: Figures | None, *, final: bool) -> tuple[str, str]:
+    """`pass`, `fail` or `more`, and the sentence behind it.
+
+    At the end of a hold point estimates decide; before it only a difference in errors that chance does not give
+    (Newcombe's hybrid score interval, Statistics in Medicine 17 (1998) 873-890, method 10).
+    """
+    need = analysis.minimum_samples
+    if candidate is None or candidate["requests"] < need:
+        return "more", f"{candidate['requests'] if candidate else 0} of {need} requests to the candidate"
+    if _relative(analysis) and (stable is None or stable["requests"] < need):
+        return "more", f"{stable['requests'] if stable else 0} of {need} requests to the stable version"
+    faults, fine = [], []
+    for name, unit, limit in (
+        ("errorRate", "%", analysis.error_rate), ("p95", "s", analysis.latency_p95), ("costPerRequest", "USD", analysis.cost_per_request),
+    ):
+        if limit is None:
+            continue
+        told, bad, known = _compare(name, unit, limit, stable, candidate)
+        if not known:
+            return "more", f"{_LABEL[name]} of both sides is not known yet"
+        (faults if bad else fine).append(told)
+    counts = f"of {candidate['requests']} and {stable['requests'] if stable else 0} requests"
+    if not final:
+        limit = analysis.error_rate
+        sure = limit is not None and _surely_worse(limit, stable, candidate)
+        return ("fail", f"{faults[0]} {counts}") if sure and faults else ("pass", "nothing bad so far")
+    return ("fail", f"{', '.join(faults)} {counts}") if faults else ("pass", f"{', '.join(fine) or 'nothing to judge'} {counts}")
+
+
+_LABEL = {"errorRate": "error rate", "p95": "p95 latency", "costPerRequest": "cost per request"}
+
+
+def _relative(analysis: Analysis) -> bool:
+    limits = (analysis.error_rate, analysis.latency_p95, analysis.cost_per_request)
+    return any(limit is not None and limit.worse_by is not None for limit in limits)
+
+
+def _compare(
+    name: str, unit: str, limit: RateLimit | RelativeLimit, stable: Figures | None, candidate: Figures
+) -> tuple[str, bool, bool]:
+    """(sentence, is it bad, is it known)"""
+    mine = candidate[name]
+    theirs = stable[name] if stable else None
+    if mine is None or (limit.worse_by is not None and theirs is None):
+        every_call_failed = name == "p95" and candidate["requests"] == candidate["errors"]
+        return f"no {_LABEL[name]}", every_call_failed, every_call_failed
+    bad = limit.at_most is not None and mine > limit.at_most
+    if limit.worse_by is not None and theirs is not None:
+        allowed = theirs + limit.worse_by if name == "errorRate" else theirs * (1 + limit.worse_by / 100)
+        bad = bad or mine > allowed + 1e-12
+    against = f" against {_number(theirs)} {unit}" if theirs is not None else ""
+    return f"{_LABEL[name]} {_number(mine)} {unit}{against}", bad, True
+
+
+def _surely_worse(limit: RateLimit, stable: Figures | None, candidate: Figures) -> bool:
+    low, _ = _wilson(candidate["errors"], candidate["requests"])
+    if limit.at_most is not None and 100 * low > limit.at_most:
+        return True
+    if limit.worse_by is None or stable is None or not stable["requests"]:
+        return False
+    mine, theirs = candidate["errors"] / candidate["requests"], stable["errors"] / stable["requests"]
+    _, high = _wilson(stable["errors"], stable["requests"])
+    lower = mine - theirs - math.sqrt((mine - low) ** 2 + (high - theirs) ** 2)
+    return 100 * lower > limit.worse_by
+
+
+def _wilson(errors: int, requests: int, z: float = EARLY_Z) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (JASA 22 (1927) 209-212)."""
+    p, n = errors / requests, requests
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _sides(state: Mapping[str, Any], signals: Mapping[str, Any]) -> tuple[Figures | None, Figures | None]:
+    """Stable and candidate; where stable has no share of this step, what it had before."""
+    variants = signals.get("variants", {})
+    stable = variants.get("stable")
+    if state["weight"] >= 100:
+        stable = state.get("baseline") or signals.get("before") or stable
+    return stable, variants.get("candidate")
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _at_step(state: Mapping[str, Any], name: str, index: int, steps: list[Step]) -> dict[str, Any]:
+    step = steps[index]
+    return {**state, "step": index, "weight": step.weight, "shadow": step.shadow, "step_id": f"{name}/{index}-{state['salt'][-8:]}"}
+
+
+def _target(state: Mapping[str, Any] | None) -> dict[str, str] | None:
+    return {key: state[key] for key in TARGET} if state else None
+
+
+def _version(target: Mapping[str, Any] | None) -> str:
+    return str(target["version"]) if target else "nothing"
+
+
+def _share(step: Step, spec: RolloutSpec) -> str:
+    version = spec.candidate.version
+    if step.shadow:
+        return f"copies of {step.shadow:g} % of requests to {version}"
+    if step.weight == 0:
+        return f"{version} beside, for testers only"
+    return f"{step.weight:g} % of sessions to {version}"
+
+
+def _percent(state: Mapping[str, Any]) -> str:
+    return f"{state['shadow']:g} % copies" if state["shadow"] else f"{state['weight']:g} %"
+
+
+def _brief(figures: Figures | None) -> dict[str, Any] | None:
+    keys = ("requests", "errors", "errorRate", "p95", "costPerRequest")
+    return {key: figures.get(key) for key in keys} if figures else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if value >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def _interval(hold: float | None, left: float | None) -> float:
+    """How soon to look again: often in a short step, seldom in a long one, and when the hold is over."""
+    usual = min(15.0, max(1.0, (hold or 300.0) / 20))
+    return usual if left is None else max(0.2, min(usual, left))

@@ -1,0 +1,65 @@
+"""Signals of running rollouts: what the proxies of this environment have measured in the current step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from controller.address import Address
+from controller.change import Change
+from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
+from controller.kinds.rollout.spec import RolloutSpec, RolloutState
+from controller.proxy.stats import percentile
+
+
+class RolloutProvider:
+    """Brings signals only: a rollout is declared, nothing of it is applied here."""
+
+    def __init__(self, clients: Clients) -> None:
+        self.gateways = clients.open("gateway")
+
+    def observe(self, known: Sequence[Known[RolloutSpec]]) -> Mapping[Address, Observed[RolloutState] | Unknown]:
+        figures = {name: self.gateways.stats(name) for name in self.gateways.names()}
+        seen: dict[Address, Observed[RolloutState] | Unknown] = {}
+        for one in known:
+            after = one.past.after
+            if after is not None:
+                seen[one.address] = Observed(None, signals(after["binding"], after["step_id"], list(figures.values())))
+        return seen
+
+    def apply(self, change: Change, report: Report) -> Outcome:
+        raise AssertionError("a declared kind is never applied")
+
+
+def signals(agent: str, step: str, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums of all proxies: `seconds` in the step (the least), `tripped`, and each variant's figures."""
+    mine = [found["agents"][agent] for found in figures if agent in found.get("agents", {})]
+    served = [each for each in mine if each.get("step") == step]
+    cells: dict[str, list[Mapping[str, Any]]] = {}
+    for each in mine:
+        for variant, cell in each.get("steps", {}).get(step, {}).items():
+            cells.setdefault(variant, []).append(cell)
+    trips = [each["tripped"] for each in mine if each.get("tripped") and each["tripped"].get("step") == step]
+    complete = bool(served) and len(served) == len(figures)
+    return {
+        "step": step,
+        "seconds": min(each["step_seconds"] for each in served) if complete else None,
+        "tripped": trips[0] if trips else None,
+        "variants": {variant: summed(found) for variant, found in sorted(cells.items())},
+    }
+
+
+def summed(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Requests, errors, error rate (percent), p95 latency (seconds), mean cost (USD; None = unknown), and the histogram."""
+    latency: dict[int, int] = {}
+    for cell in cells:
+        for bucket, count in cell.get("latency", {}).items():
+            latency[int(bucket)] = latency.get(int(bucket), 0) + count
+    requests = sum(cell["requests"] for cell in cells)
+    errors = sum(cell["errors"] for cell in cells)
+    costed = sum(cell["costed"] for cell in cells)
+    return {
+        "requests": requests, "errors": errors, "errorRate": 100.0 * errors / requests if requests else 0.0,
+        "p95": percentile(latency, 0.95), "latency": latency, "costed": costed,
+        "costPerRequest": sum(cell["cost_usd"] for cell in cells) / costed if costed else None,
+    }

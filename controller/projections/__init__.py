@@ -1,0 +1,102 @@
+"""Pure folds over events, cached on disk by log position and rebuilt from nothing when in doubt.
+
+A projection is a name and `fold(states, event)`: `states` maps its own keys to plain mappings, which it changes in place.
+`Folds` feeds every event once to every projection, reads states by key when they are asked for, and writes back what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from controller.clients.cache import Cache
+from controller.events import Event
+from controller.log import EventLog
+from controller.resource import digest
+
+States = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """`fold(states, event)` changes states of its keys in place; use `states[key]`, a missing key is an empty mapping."""
+
+    name: str
+    fold: Callable[[States, Event], Iterable[str] | None]
+    mark: Callable[[Mapping[str, Any]], str] = lambda state: ""  # put before the digest, so that keys can be told apart by it
+
+
+class _Table(States):
+    """States of one projection: read from the cache by key when first touched; knows what changed."""
+
+    def __init__(self, cache: Cache, name: str) -> None:
+        super().__init__()
+        self.cache, self.name = cache, name
+        self.changed: set[str] = set()
+
+    def __missing__(self, key: str) -> dict[str, Any]:
+        found = self.cache.fold(self.name, key)
+        self[key] = found if found is not None else {}
+        return self[key]
+
+
+class Folds:
+    """All projections at one position of one log."""
+
+    def __init__(self, log: EventLog, cache: Cache, projections: Iterable[Projection]) -> None:
+        self.log, self.cache = log, cache
+        self.projections = tuple(projections)
+        self.position = int(cache.meta("position") or 0)
+        self._open_tables()
+
+    def _open_tables(self) -> None:
+        self.tables = {p.name: _Table(self.cache, p.name) for p in self.projections}
+
+    def catch_up(self, until: int | None = None) -> list[Event]:
+        """Folds what is new (up to a position) and returns it. The log has been refreshed by the caller."""
+        new: list[Event] = []
+        pairs = [(projection.fold, self.tables[projection.name]) for projection in self.projections]
+        for event in self.log.read(self.position):
+            if until is not None and event.sequence > until:
+                break
+            for fold, table in pairs:
+                touched = fold(table, event)
+                if touched:
+                    table.changed.update(touched)
+            self.position = event.sequence
+            if len(new) < 10_000:
+                new.append(event)
+        if new:
+            self._keep()
+        return new
+
+    def _keep(self) -> None:
+        changed = []
+        for projection in self.projections:
+            table = self.tables[projection.name]
+            for key in sorted(table.changed):
+                state = table[key]
+                changed.append((projection.name, key, msgspec.json.encode(state), projection.mark(state) + digest(state)))
+            table.changed.clear()
+            if len(table) > 50_000:
+                table.clear()
+        self.cache.keep_folds(changed, position=str(self.position), tip=getattr(self.log, "tip", "") or "")
+
+    def rebuild(self) -> None:
+        """From nothing."""
+        self.cache.forget_folds()
+        self.position = 0
+        self._open_tables()
+        self.catch_up()
+
+    def state(self, name: str, key: str) -> Mapping[str, Any]:
+        return self.tables[name][key]
+
+    def keys(self, name: str) -> list[str]:
+        return self.cache.fold_keys(name)
+
+    def digests(self, name: str) -> dict[str, str]:
+        return self.cache.fold_digests(name)

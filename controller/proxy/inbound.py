@@ -1,0 +1,275 @@
+"""The side towards the clients: one instance a connection, which has its requests answered one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, cast
+
+import httptools
+
+from .pages import Page, error_page
+
+if TYPE_CHECKING:
+    from .gate import Gate
+    from .outbound import Headers
+
+_HEAD_LIMIT = 64 * 1024
+_LINGER_S = 2.0
+
+
+class Current(Protocol):
+    """Whatever answers the current request over some time."""
+
+    def client_gone(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Request:
+    """A complete request; header names are in lower case. With `refusal` it is one that nobody needs to look at."""
+
+    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "refusal", "target")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.headers: Headers = []
+        self.body = b""
+        self.http10 = False
+        self.keep_alive = True
+        self.refusal: Page | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return None
+
+    def text(self, name: bytes) -> str | None:
+        value = self.header(name)
+        return None if value is None else value.decode("latin-1")
+
+
+class ClientConnection(asyncio.Protocol):
+    """A client. Requests that it pipelines wait in order; while some wait, nothing more is read."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[Request] = deque()
+        self._current: Current | None = None
+        self._busy = False
+        self._deaf = False  # nothing that still comes will be looked at
+        self._read_paused = False
+        self._incoming: Request | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._limit = 0
+        self._head_size = 0
+        self._head_done = False
+        self._continue = False
+        self.paused = False
+        self.heard_at = gate.loop.time()
+
+    @property
+    def idle(self) -> bool:
+        return not self._busy and not self._waiting
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._gate.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gate.connections.discard(self)
+        self._deaf = True
+        self._waiting.clear()
+        current, self._current = self._current, None
+        if current is not None:
+            current.client_gone()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self._current is not None:
+            self._current.pause()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._current is not None:
+            self._current.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self.heard_at = self._gate.loop.time()
+        if not self._head_done:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # there is no other protocol to go on with
+            if self._waiting:
+                self._waiting[-1].keep_alive = False
+        except httptools.HttpParserError as error:
+            if not self._deaf:
+                self._refuse(400, str(error.__context__ or error), "malformed_request")
+        if not self._deaf and not self._head_done and self._head_size > _HEAD_LIMIT:
+            self._refuse(400, "The head of the request is larger than 64 KiB", "headers_too_large")
+        self._go_on()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._incoming = Request()
+        self._parts, self._size = [], 0
+        self._head_size, self._head_done, self._continue = 0, False, False
+
+    def on_url(self, url: bytes) -> None:
+        if self._incoming is not None:
+            self._incoming.target += url
+            self._grow_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming is None or self._head_done:
+            return  # a trailer
+        self._grow_head(len(name) + len(value) + 4)
+        self._incoming.headers.append((name.lower(), value))
+
+    def _grow_head(self, by: int) -> None:
+        self._size += by
+        if self._size > _HEAD_LIMIT:
+            raise ValueError("The head of the request is larger than 64 KiB")
+
+    def on_headers_complete(self) -> None:
+        request = self._incoming
+        if request is None:
+            return
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise ValueError("Only versions 1.1 and 1.0 of HTTP are spoken here")
+        request.http10 = version == "1.0"
+        request.method = self._parser.get_method()
+        hosts = sum(name == b"host" for name, _ in request.headers)
+        if hosts > 1 or (not hosts and not request.http10):
+            raise ValueError("There must be one Host header")
+        self._head_done, self._size = True, 0
+        self._limit = self._gate.body_limit(request)
+        length = request.header(b"content-length")
+        if length is not None and int(length) > self._limit:
+            self._too_large()
+            return
+        expect = request.header(b"expect")
+        if expect is not None and not request.http10:
+            if expect.lower() != b"100-continue":
+                raise ValueError("The only expectation that can be met is 100-continue")
+            self._continue = length is None or int(length) > 0
+
+    def on_body(self, data: bytes) -> None:
+        if self._incoming is None or self._deaf:
+            return
+        self._continue = False
+        self._size += len(data)
+        if self._size > self._limit:
+            self._too_large()
+            return
+        self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        request, self._incoming = self._incoming, None
+        self._head_size, self._head_done, self._continue = 0, False, False
+        if request is None or self._deaf:
+            return
+        parts, self._parts = self._parts, []
+        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        request.keep_alive = self._parser.should_keep_alive()
+        self._deaf = not request.keep_alive
+        self._waiting.append(request)
+
+    # answering
+
+    def _too_large(self) -> None:
+        self._refuse(413, f"The body is larger than {self._limit >> 20} MiB", "request_too_large")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Queued like any request, so that the answers before it go out before it."""
+        request = Request()
+        request.keep_alive = False
+        request.refusal = error_page(status, message, code)
+        self._deaf = True
+        self._parts = []
+        self._incoming = None
+        self._waiting.append(request)
+
+    def _go_on(self) -> None:
+        while self._waiting and not self._busy:
+            self._busy = True
+            request = self._waiting.popleft()
+            if request.refusal is not None:
+                self._answer_and_linger(request, request.refusal)
+                return
+            self._current = self._gate.dispatch(self, request)
+            if not self._busy:
+                self._current = None
+        if self._continue and not self._busy:
+            self._continue = False
+            self.write([b"HTTP/1.1 100 Continue\r\n\r\n"])
+        self._read(not self._waiting)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted is not self._read_paused or self._transport is None or self._transport.is_closing():
+            return
+        self._read_paused = not wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def write(self, parts: list[bytes]) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(parts)
+
+    def answer(self, request: Request, page: Page) -> None:
+        """Answer the current request with a page of the proxy's own."""
+        keep_alive = request.keep_alive and not self._gate.draining
+        head_only = request.method == b"HEAD"
+        self.write([page.encode(head_only=head_only, keep_alive=keep_alive, http10=request.http10)])
+        self.finished(keep_alive)
+
+    def finished(self, keep_alive: bool) -> None:
+        """The current request is answered; on to the next."""
+        self._current = None
+        self.heard_at = self._gate.loop.time()
+        if not keep_alive:
+            self._deaf = True
+            self._waiting.clear()
+            self.close()
+            return
+        self._busy = False
+        if self._waiting or self._continue:
+            self._gate.loop.call_soon(self._go_on)
+
+    def cut_off(self) -> None:
+        """The answer cannot be finished; closing without its end is how the client learns of it."""
+        self._current = None
+        self._deaf = True
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _answer_and_linger(self, request: Request, page: Page) -> None:
+        """Closing while the client still sends would reset the connection before it has read why."""
+        self.write([page.encode(keep_alive=False)])
+        if self._transport is not None and not self._transport.is_closing():
+            self._read(True)
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            self._gate.loop.call_later(_LINGER_S, self.close)

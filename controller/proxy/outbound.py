@@ -1,0 +1,230 @@
+"""The side towards the models: connections, kept alive in a pool, that report an answer as it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Protocol, cast
+
+import httptools
+
+from .live import Upstream
+
+_HEAD_LIMIT = 64 * 1024
+_IDLE_S = 30.0  # an idle connection is not used again after this
+_IDLE_MAX = 256  # of one origin
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Reply(Protocol):
+    """Who waits for the answer."""
+
+    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> None: ...
+    def body(self, data: bytes) -> None: ...
+    def flush(self) -> None: ...
+    def ended(self) -> None: ...
+    def lost(self, reason: str, *, retry: bool) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an origin. It serves one request after another, and is closed whenever anything is odd."""
+
+    def __init__(self, pool: Pool, origin: Origin) -> None:
+        self._pool = pool
+        self.origin = origin
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._reply: Reply | None = None
+        self._reused = False
+        self._paused = False
+        self._broken = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reason = b""
+        self._headers: Headers = []
+        self._head_size = 0
+        self._head_done = False
+        self._informational = False
+        self._complete = False
+        self._keep_alive = False
+        self._until_eof = False
+        self._heard = False
+
+    def send(self, reply: Reply, head: bytes, body: bytes) -> None:
+        """Ask; the connection must be idle."""
+        self._begin()
+        self._reply = reply
+        if self._transport is None or self._transport.is_closing():
+            self._reply = None
+            reply.lost("the connection was closed", retry=self._reused)
+            return
+        self._transport.writelines((head, body))
+
+    def pause(self) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Nobody wants the answer any more. Closing is the only way to tell the upstream."""
+        self._reply = None
+        self._pool.forget(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reply is None:
+            self.abort()  # it speaks without being asked
+            return
+        self._heard = True
+        if not self._head_done:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._broken = self._broken or "the upstream does not speak proper HTTP"
+        if not self._head_done and self._head_size > 2 * _HEAD_LIMIT:
+            self._broken = self._broken or "the head of the upstream's answer is too large"
+        reply = self._reply
+        if reply is None:
+            return
+        if self._complete:
+            self._finish(reply)
+        elif self._broken:
+            reply.flush()
+            self.abort()
+            reply.lost(self._broken, retry=False)
+        else:
+            reply.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.forget(self)
+        reply, self._reply = self._reply, None
+        if reply is None:
+            return
+        if self._until_eof and exc is None:
+            reply.ended()
+        else:
+            reply.lost("the upstream closed the connection", retry=self._reused and not self._heard)
+
+    def _finish(self, reply: Reply) -> None:
+        self._reply = None
+        if self._broken or not self._keep_alive:
+            if self._transport is not None:
+                self._transport.close()
+        else:
+            self.resume()
+            self._reused = True
+            self._pool.give(self)
+        reply.ended()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._broken = "more than one answer"
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        if sum(len(name) + len(value) for name, value in self._headers) > _HEAD_LIMIT:
+            raise ValueError("the head of the upstream's answer is too large")
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._informational = True
+            return
+        self._head_done = True
+        length: bytes | None = None
+        chunked = False
+        for name, value in self._headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                chunked = True
+        self._until_eof = length is None and not chunked and status not in (204, 304)
+        if self._reply is not None:
+            self._reply.answered(status, self._reason, self._headers, length)
+
+    def on_body(self, data: bytes) -> None:
+        if self._reply is not None and not self._complete:
+            self._reply.body(data)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            self._informational, self._reason, self._headers = False, b"", []
+        elif not self._complete:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()  # afterwards the parser no longer knows
+
+
+Origin = tuple[str, int, bool]
+
+
+class Pool:
+    """Idle connections by origin; the one that was used last goes first, so that the rest can grow old and go."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._idle: dict[Origin, list[UpstreamConnection]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def take(self, upstream: Upstream) -> UpstreamConnection | None:
+        idle = self._idle.get((upstream.host, upstream.port, upstream.tls))
+        oldest = self._loop.time() - _IDLE_S
+        while idle:
+            connection = idle.pop()
+            if connection.idle_since >= oldest:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self, upstream: Upstream) -> UpstreamConnection:
+        origin = (upstream.host, upstream.port, upstream.tls)
+        if upstream.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        _, connection = await self._loop.create_connection(
+            lambda: UpstreamConnection(self, origin),
+            upstream.host,
+            upstream.port,
+            ssl=self._tls if upstream.tls else None,
+        )
+        return connection
+
+    def give(self, connection: UpstreamConnection) -> None:
+        connection.idle_since = self._loop.time()
+        idle = self._idle.setdefault(connection.origin, [])
+        if len(idle) >= _IDLE_MAX:
+            idle.pop(0).abort()
+        idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        idle = self._idle.get(connection.origin)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for connection in list(idle):
+                connection.abort()
+        self._idle.clear()

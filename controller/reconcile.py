@@ -1,0 +1,461 @@
+"""One pass: load -> observe -> plan and check -> apply -> write back -> record. Each step is one call.
+
+A pass reconciles the newest commit, never "its" event. It knows nothing that is not in git, in the log or in front of a
+provider: killed anywhere, the next pass goes on. `settle` repeats passes while something changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller import plan as planning
+from controller import policy, tree
+from controller.address import Address
+from controller.apply import Applied, Executor
+from controller.change import Budget, Plan, Wait
+from controller.clients.cache import Cache
+from controller.clients.git import Identity, Repository
+from controller.clients.git_remote import Remote
+from controller.errors import LostRace, NotFound, Problem, SettingsError
+from controller.events import Event
+from controller.kind import Clients, Kind, Known, Past, Provider
+from controller.log import EventLog
+from controller.observe import Pool, observe
+from controller.projections import Folds
+from controller.projections.lease import KEY, LEASE
+from controller.projections.past import PAST, to_past
+from controller.settings import EnvironmentSpec, Settings
+from controller.writeback import Branch, Files, WriteBack, edits_key, find_intent
+from controller.writer import Identification, Lease, Writer
+
+QUIET = frozenset({"Retry", "Failed"})
+"""Waits that an action's own events tell already."""
+HELD_AGAIN_SECONDS = 5.0
+MAX_PASSES = 50
+
+
+@dataclass
+class Flow:
+    """Everything a pass works with; made by `app.py`, or by a test with a virtual clock and doubles."""
+
+    repository: Repository
+    environment: str
+    kinds: Mapping[str, Kind[Any, Any]]
+    log: EventLog
+    cache: Cache
+    folds: Folds
+    data: Path
+    who: Identification
+    now: Callable[[], datetime]
+    random: Callable[[int], bytes]
+    pool: Pool
+    clients: Callable[[Settings], Clients]
+    release: str
+    report: Callable[[str], None] = lambda text: None
+    stop: Callable[[], bool] = lambda: False
+    branch: str = ""
+    providers: dict[tuple[str, str], Provider[Any, Any]] = field(default_factory=dict)
+    rows: dict[Address, planning.Row] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The desired state of a commit, and the settings that it says."""
+
+    commit: str
+    source: tree.Source
+    tree: tree.Tree
+    shared_with: tuple[str, ...]
+    branch: Branch
+    problems: tuple[Problem, ...] = ()
+    broken_settings: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        return self.tree.settings
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one pass came to. `changed`: look again at once. `again`: look again then."""
+
+    plan: Plan
+    applied: Applied
+    changed: bool
+    again: datetime | None
+    commit: str
+    position: int
+    events: tuple[Event, ...] = ()
+
+
+def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
+    """Passes until everything is done or waits. A lost race is simply another pass."""
+    result: PassResult | None = None
+    events: list[Event] = []
+    for _ in range(most):
+        try:
+            result = once(flow)
+        except LostRace:
+            flow.rows = None
+            continue
+        events += result.events
+        if not result.changed or flow.stop():
+            break
+    if result is None:
+        raise LostRace("somebody else keeps writing; nothing was done", "try again in a moment")
+    return replace(result, events=tuple(events))
+
+
+def once(flow: Flow) -> PassResult:
+    """One pass. Raises LostRace, RemoteDown, SettingsError (no environment has ever been readable)."""
+    with flow.cache.lock():
+        loaded = load(flow)
+        writer = open_writer(flow, loaded.commit)
+        find_written(flow, loaded, writer)
+        world = observed_world(flow, loaded)
+        planned = planning.plan(world, checker(loaded.settings, flow.now()))
+        applied = apply(flow, writer, planned, loaded)
+        waits = write_back(flow, writer, planned, loaded, world)
+        record(flow, writer, planned, applied, waits, loaded)
+        return finish(flow, writer, planned, applied, waits, loaded)
+
+
+# -- load ------------------------------------------------------------------------------------------------------------
+
+
+def load(flow: Flow) -> Loaded:
+    """The newest commit and the newest log, folded."""
+    flow.log.refresh()
+    flow.folds.catch_up()
+    branch = branch_of(flow)
+    commit = branch.remote.fetch(branch.name) if branch.remote else branch.tip()
+    if commit is None:
+        raise NotFound(f"branch {branch.name} has no commit yet", "commit state/ and environments/ first")
+    return load_commit(flow, commit, branch)
+
+
+def branch_of(flow: Flow) -> Branch:
+    """Which branch of which repository says what is desired: environment.yaml at HEAD, or the caller."""
+    head = flow.branch or flow.repository.head_branch()
+    tip = flow.repository.tip(f"refs/heads/{head}")
+    if tip is None:
+        raise NotFound(f"branch {head or 'HEAD'} has no commit", "commit state/ and environments/ first")
+    spec = settings_at(flow, tip)[0].spec
+    remote = Remote(flow.repository, spec.remote) if spec.remote else None
+    return Branch(flow.repository, flow.branch or spec.branch or head, remote)
+
+
+def load_commit(flow: Flow, commit: str, branch: Branch, source: tree.Source | None = None) -> Loaded:
+    """The tree of a commit, or of `source` in its place (a preview)."""
+    settings, shared, problems = settings_at(flow, commit, source)
+    rows = cached_rows(flow)
+    at = source or tree.CommitSource(flow.repository, commit)
+    found = tree.read(at, settings, flow.kinds, rows.get, flow.release, shared)
+    return Loaded(commit, at, found, shared, branch, (*problems, *found.problems), bool(problems))
+
+
+def settings_at(
+    flow: Flow, commit: str, source: tree.Source | None = None
+) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
+    """Settings of a commit; when they are broken there, those of the newest commit where they are not."""
+    if source is None:
+        cached = _cached_settings(flow, commit)
+        if cached:
+            return cached
+    at = source or tree.CommitSource(flow.repository, commit)
+    try:
+        settings = tree.read_settings(at, flow.environment, flow.data)
+    except SettingsError as error:
+        return _last_good_settings(flow, commit, error)
+    shared = tree.readers_of_state(at, settings)
+    if source is None:
+        _keep_settings(flow, commit, settings, shared)
+    return settings, shared, ()
+
+
+def _last_good_settings(
+    flow: Flow, commit: str, error: SettingsError
+) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
+    for info in flow.repository.history(commit, f"environments/{flow.environment}"):
+        at = tree.CommitSource(flow.repository, info.id)
+        with contextlib.suppress(SettingsError):
+            settings = tree.read_settings(at, flow.environment, flow.data)
+            return settings, tree.readers_of_state(at, settings), error.problems
+    raise error
+
+
+def _cached_settings(flow: Flow, commit: str) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]] | None:
+    kept = flow.cache.meta("settings")
+    if not kept:
+        return None
+    found = msgspec.json.decode(kept)
+    if found["tree"] != flow.repository.blob_at(commit, "environments") or found["release"] != flow.release:
+        return None
+    spec = EnvironmentSpec.model_validate(found["spec"], strict=False)
+    return Settings(flow.environment, spec, flow.data), tuple(found["shared"]), ()
+
+
+def _keep_settings(flow: Flow, commit: str, settings: Settings, shared: tuple[str, ...]) -> None:
+    kept = {"tree": flow.repository.blob_at(commit, "environments"), "release": flow.release,
+            "spec": settings.spec.written(), "shared": shared}
+    flow.cache.set_meta(settings=msgspec.json.encode(kept).decode())
+
+
+def cached_rows(flow: Flow) -> dict[Address, planning.Row]:
+    if flow.rows is None:
+        flow.rows = {row[0]: planning.Row(Address(row[0]), *row[1:]) for row in flow.cache.rows()}
+    return flow.rows
+
+
+# -- observe ---------------------------------------------------------------------------------------------------------
+
+
+def observed_world(flow: Flow, loaded: Loaded) -> planning.World:
+    """The world that is planned: git, the log, and what providers say is there."""
+    world = world_of(flow, loaded)
+    asked: dict[str, list[Known[Any]]] = {}
+    for name, kind in flow.kinds.items():
+        if kind.provider is not None:
+            asked[name] = [
+                Known(address, _resource(world, address), world.past(address))
+                for address in sorted({*world.entries, *world.inventory})
+                if address.kind == name and (not kind.once or world.past(address).running)
+            ]
+    seen = observe(asked, lambda name: provider_of(flow, loaded.settings, name), flow.pool)
+    return replace(world, observed=seen)
+
+
+def world_of(flow: Flow, loaded: Loaded) -> planning.World:
+    """Git and the log, without a look at reality."""
+    marks = flow.folds.digests(PAST.name)
+    facts = flow.folds.state(LEASE.name, KEY)
+    message = flow.repository.info(loaded.commit).message
+    rules = loaded.settings.as_refs["rules"]
+    allowed = "\nTurnout-Allow: prune" in message
+    return planning.World(
+        environment=flow.environment, commit=loaded.commit, settings=loaded.settings.as_refs,
+        settings_digest=loaded.settings.digest, kinds=flow.kinds, entries=loaded.tree.entries,
+        inventory=frozenset(Address(key) for key, mark in marks.items() if mark[:1] == "1"),
+        past=lambda address: past_of(flow, address), past_digests=marks, now=flow.now(),
+        log_id=facts.get("log_id", ""), release=flow.release, rows=cached_rows(flow), problems=loaded.problems,
+        brake=lambda removals, population, empty: policy.brake(removals, population, rules, empty=empty, allowed=allowed),
+    )
+
+
+def past_of(flow: Flow, address: Address) -> Past:
+    return to_past(flow.folds.state(PAST.name, address))
+
+
+def provider_of(flow: Flow, settings: Settings, name: str) -> Provider[Any, Any]:
+    key = (name, settings.digest)
+    if key not in flow.providers:
+        factory = flow.kinds[name].provider
+        assert factory is not None
+        flow.providers[key] = factory(flow.clients(settings))
+    return flow.providers[key]
+
+
+def _resource(world: planning.World, address: Address) -> Any:
+    entry = world.entries.get(address)
+    return entry.load(world.past(address)).resource if entry else None
+
+
+# -- plan and check --------------------------------------------------------------------------------------------------
+
+
+def checker(settings: Settings, now: datetime) -> planning.Check:
+    """Policy with everything but the change already given."""
+    rules = settings.as_refs["rules"]
+    return lambda change: policy.check(change, rules, Budget(), (), now)
+
+
+# -- apply -----------------------------------------------------------------------------------------------------------
+
+
+def open_writer(flow: Flow, commit: str) -> Writer:
+    lease = Lease.of(flow.folds.state(LEASE.name, KEY))
+    return Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit)
+
+
+def apply(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded) -> Applied:
+    plan = planned.plan
+
+    def frozen(address: Address) -> Mapping[str, Any] | None:
+        effective = planned.effective.get(address)
+        return effective.resource.spec.full() if effective and effective.resource else None
+
+    executor = Executor(
+        writer=writer, provider=lambda name: provider_of(flow, loaded.settings, name), past=lambda a: past_of(flow, a),
+        frozen=frozen, pool=flow.pool, report=flow.report, stop=flow.stop,
+    )
+    if writer.position == 0 and plan.active:
+        open_log(writer)
+    applied = executor.run(plan, opening(flow, writer, plan))
+    flow.folds.catch_up()
+    return applied
+
+
+def open_log(writer: Writer) -> None:
+    """The id of the first event is part of every intent key, so an empty log is opened first and the pass starts again."""
+    writer.facts([writer.event("log.opened", data={"environment": writer.who.environment})])
+    raise LostRace("the log was just opened")
+
+
+def opening(flow: Flow, writer: Writer, plan: Plan) -> list[Event]:
+    """The first events of the first segment about a commit."""
+    if flow.folds.state(LEASE.name, KEY).get("planned") == plan.commit or not (plan.active or plan.pending):
+        return []
+    return [writer.event("plan.made", "", {
+        "summary": summary(plan), "digest": plan.digest, "counts": plan.counts(),
+        "problems": [str(problem) for problem in plan.problems],
+    })]
+
+
+def summary(plan: Plan) -> str:
+    """`1 run, 2 update: 20 % of sessions to v2.0.0 (was v1.4.0)`."""
+    counts = ", ".join(f"{count} to {action}" for action, count in sorted(plan.counts().items())) or "nothing to do"
+    leading = next((change for change in plan.changes if not change.is_noop), None)
+    return f"{counts} ({leading.address}: {leading.reason})" if leading else counts
+
+
+# -- write back ------------------------------------------------------------------------------------------------------
+
+
+def find_written(flow: Flow, loaded: Loaded, writer: Writer) -> None:
+    """A write-back whose commit landed and whose outcome was lost counts as written before anything is planned."""
+    found = []
+    for key, mark in flow.folds.digests(PAST.name).items():
+        if mark[:1] == "0":
+            continue
+        intent = flow.folds.state(PAST.name, key).get("writing")
+        commit = find_intent(flow.repository, loaded.commit, intent) if intent else None
+        if commit:
+            found.append(writer.event("edits.written", key, {
+                "intent": intent, "commit": commit.id, "by": "the controller",
+                "said": f"{commit.subject} ({commit.id[:7]}), found after an interruption",
+            }))
+    if found:
+        writer.facts(found)
+        flow.folds.catch_up()
+
+
+def write_back(
+    flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded, world: planning.World
+) -> dict[Address, Wait]:
+    """Edits of runs that have ended. A run that ended in this very pass waits for the next: its traffic goes first."""
+    due = [change for change in planned.plan.changes if change.edits and change.is_noop and not past_of(flow, change.address).written]
+    if not due or flow.stop() or loaded.branch.tip() != loaded.commit or loaded.broken_settings or not writer.may_act():
+        return {}
+    author = loaded.settings.spec.author
+    work = WriteBack(
+        branch=loaded.branch, source=loaded.source, tree=loaded.tree, commit=loaded.commit,
+        mode=loaded.settings.spec.write_back, shared_with=loaded.shared_with, author=Identity(author.name, author.email),
+        writer=writer, past=lambda address: past_of(flow, address),
+        preview=lambda files: calls_of(flow, loaded, world, files), calls_now=lambda: calls_of(flow, loaded, world, {}),
+        key=lambda change: edits_key(world.log_id, change),
+    )
+    waits: dict[Address, Wait] = {}
+    for change in due:
+        wait = work.write(change)
+        if wait is None:
+            break  # HEAD moved: the next pass plans the new commit
+        waits[change.address] = wait
+    return waits
+
+
+def calls_of(flow: Flow, loaded: Loaded, world: planning.World, files: Files) -> frozenset[str]:
+    """What a tree with these files changed would make providers do."""
+    edited = load_commit(flow, loaded.commit, loaded.branch, tree.EditedSource(loaded.source, files))
+    there = replace(world, entries=edited.tree.entries, problems=edited.problems, past=lambda address: past_of(flow, address))
+    planned = planning.plan(there, checker(edited.settings, world.now))
+    return frozenset(
+        f"{change.address}: {change.reason}" for change in planned.plan.changes if change.may_go and not change.declared
+    )
+
+
+# -- record ----------------------------------------------------------------------------------------------------------
+
+
+def record(
+    flow: Flow, writer: Writer, planned: planning.Planned, applied: Applied, waits: Mapping[Address, Wait], loaded: Loaded
+) -> None:
+    """Conditions: an event only when (subject, code, cause) changes. And the rows for the next pass."""
+    flow.folds.catch_up()
+    events: list[Event] = []
+    for change in planned.plan.changes:
+        found = [*change.waits, *filter(None, (waits.get(change.address), applied.waits.get(change.address)))]
+        before = past_of(flow, change.address).conditions
+        events += _condition_events(writer, change.address, before, found)
+    events += _file_conditions(flow, writer, loaded.problems)
+    if events:
+        writer.facts([*opening(flow, writer, planned.plan), *events])
+    if writer.holding:
+        writer.outcomes([], last=True)
+    flow.folds.catch_up()
+    keep_rows(flow, planned, loaded)
+
+
+def _condition_events(writer: Writer, subject: str, before: Mapping[str, str], waits: Iterable[Wait]) -> list[Event]:
+    now: dict[str, tuple[str, str]] = {}
+    for wait in waits:
+        if wait.code not in QUIET:
+            cause, reason = now.get(wait.code, ("", ""))
+            now[wait.code] = (f"{cause}|{wait.on}".strip("|"), f"{reason}; {wait.reason}".strip("; "))
+    events = [
+        writer.event("condition.raised", subject, {"code": code, "cause": cause, "reason": reason})
+        for code, (cause, reason) in sorted(now.items()) if before.get(code) != cause
+    ]
+    gone = sorted(set(before) - set(now))
+    return events + [
+        writer.event("condition.cleared", subject, {"code": code, "reason": f"{code} is over"}) for code in gone
+    ]
+
+
+def _file_conditions(flow: Flow, writer: Writer, problems: Sequence[Problem]) -> list[Event]:
+    """Files that give no address (unknown kind, bad name) and broken settings: the path is the subject."""
+    by_path: dict[str, list[Wait]] = {}
+    for problem in problems:
+        by_path.setdefault(problem.path, []).append(Wait("Quarantined", str(problem), str(problem)))
+    marks = flow.folds.digests(PAST.name)
+    for key, mark in marks.items():
+        if mark[:1] == "2" and key.partition("/")[0] not in flow.kinds:
+            by_path.setdefault(key, [])
+    return [
+        event for path, waits in sorted(by_path.items())
+        for event in _condition_events(writer, path, past_of(flow, Address(path)).conditions, waits)
+    ]
+
+
+def keep_rows(flow: Flow, planned: planning.Planned, loaded: Loaded) -> None:
+    old = cached_rows(flow)
+    changed = [(row.address, tuple(row)) for row in planned.rows.values() if old.get(row.address) is not row]
+    gone = [address for address in old if address not in planned.rows]
+    if changed or gone:
+        flow.cache.keep_rows(changed, gone)
+        flow.rows = dict(planned.rows)
+
+
+def finish(
+    flow: Flow, writer: Writer, planned: planning.Planned, applied: Applied, waits: Mapping[Address, Wait], loaded: Loaded
+) -> PassResult:
+    changed = bool(applied.done) or loaded.branch.tip() != loaded.commit
+    moments = [planned.again] if planned.again else []
+    if applied.failed or any(wait.code == "Retry" for wait in applied.waits.values()):
+        retries = [past_of(flow, address).retry_at for address in applied.failed]
+        moments += [moment for moment in retries if moment]
+        changed = changed or any(wait.on for wait in applied.waits.values() if wait.code == "Retry")
+    if any(wait.code == "Held" and wait.on.startswith("dirty") for wait in waits.values()):
+        moments.append(flow.now() + timedelta(seconds=HELD_AGAIN_SECONDS))
+    if planned.plan.active and not writer.may_act() and writer.lease.expires:
+        moments.append(writer.lease.expires + timedelta(seconds=3))
+    return PassResult(
+        planned.plan, applied, changed, min(moments) if moments else None, loaded.commit, flow.folds.position,
+        tuple(writer.appended),
+    )
