@@ -114,6 +114,15 @@ class GitLog:
 
     # -- position ------------------------------------------------------------------------------------------------
 
+    @property
+    def tip(self) -> str:
+        """Commit of the newest segment that was looked at."""
+        return self._tip or ""
+
+    def continue_from(self, tip: str) -> None:
+        """What an earlier process read: the log has to contain it, or `refresh` raises LogRewritten."""
+        self._tip = tip or None
+
     def refresh(self) -> int:
         tip = self._remote_tip() if self.remote else self.repository.tip(self.ref)
         if tip != self._tip or (tip and self._segment is None):

@@ -27,7 +27,9 @@ class Endpoint(Spec):
                       examples=["https://openrouter.ai/api/v1"], pattern=r"^https?://[^\s/]+")
     api_key: SecretReference | None = Field(None, alias="apiKey", title="Key", examples=["env:OPENROUTER_API_KEY"],
                                             description="Reference to the key; resolved by the proxy, never stored.")
-    timeout: Seconds = Field(300.0, title="Time-out", description="For one request.", examples=["300s"])
+    timeout: Seconds = Field(300.0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
+    simulated: bool = Field(False, title="Simulated", examples=[True],
+                            description="`turnout up` starts a simulated endpoint on this URL's port.")
 
 
 class Price(Spec):

@@ -139,6 +139,7 @@ class Tree:
     entries: Mapping[Address, Entry]
     problems: tuple[Problem, ...]
     files: Mapping[Address, tuple[str, ...]]
+    plurals: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ def read(
             continue
         entries[address] = Entry(address, place.blobs, reader.loader(address, place))
         files[address] = place.files
-    return Tree(settings, entries, tuple(problems), files)
+    return Tree(settings, entries, tuple(problems), files, {kind.name: kind.plural for kind in kinds.values()})
 
 
 def _address(

@@ -147,6 +147,11 @@ class Repository:
             if (mine is not None and not parents) or (parents and all(mine != theirs for theirs in parents)):
                 yield self.info(str(found.id))
 
+    def changed_paths(self, old: str, new: str) -> tuple[str, ...]:
+        """Paths that differ between two commits."""
+        delta = self._commit(old).tree.diff_to_tree(self._commit(new).tree)
+        return tuple(sorted({each.new_file.path for each in delta.deltas}))
+
     def commits(self, newest: str, oldest: str | None = None) -> Iterator[CommitInfo]:
         """From newest back to (not including) oldest."""
         walker = self.git.walk(newest, SortMode.TOPOLOGICAL)

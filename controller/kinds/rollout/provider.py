@@ -24,21 +24,27 @@ class RolloutProvider:
         for one in known:
             after = one.past.after
             if after is not None:
-                seen[one.address] = Observed(None, signals(after["binding"], after["step_id"], list(figures.values())))
+                seen[one.address] = Observed(None, signals(after, list(figures.values())))
         return seen
 
     def apply(self, change: Change, report: Report) -> Outcome:
         raise AssertionError("a declared kind is never applied")
 
 
-def signals(agent: str, step: str, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums of all proxies: `seconds` in the step (the least), `tripped`, and each variant's figures."""
+def signals(after: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums of all proxies: `seconds` in the step (the least), `tripped`, and each variant's figures.
+
+    `before` is what the stable version did without any rollout, where the proxies know that of this very version.
+    """
+    agent, step, stable = after["binding"], after["step_id"], after["stable"].get("version")
     mine = [found["agents"][agent] for found in figures if agent in found.get("agents", {})]
     served = [each for each in mine if each.get("step") == step]
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for each in mine:
         for variant, cell in each.get("steps", {}).get(step, {}).items():
             cells.setdefault(variant, []).append(cell)
+    before = [cell for each in mine for cell in (each.get("steps", {}).get("", {}).get("stable"),) if cell]
+    before = [cell for cell in before if cell.get("version") == stable]
     trips = [each["tripped"] for each in mine if each.get("tripped") and each["tripped"].get("step") == step]
     complete = bool(served) and len(served) == len(figures)
     return {
@@ -46,6 +52,7 @@ def signals(agent: str, step: str, figures: Sequence[Mapping[str, Any]]) -> dict
         "seconds": min(each["step_seconds"] for each in served) if complete else None,
         "tripped": trips[0] if trips else None,
         "variants": {variant: summed(found) for variant, found in sorted(cells.items())},
+        "before": summed(before) if before else None,
     }
 
 

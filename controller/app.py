@@ -1,0 +1,378 @@
+"""Controller: the facade that every front end uses, and the only place that wires the flow together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import controller
+from controller import plan as planning
+from controller import reconcile, tree
+from controller.address import Address
+from controller.change import Plan
+from controller.clients import Clients
+from controller.clients.cache import Cache
+from controller.clients.git import Identity, Repository
+from controller.clients.git_remote import Remote
+from controller.errors import LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
+from controller.events import Event, sentence
+from controller.kind import Kind, Known, Observed, Past, Unknown
+from controller.kinds import find
+from controller.log import GitLog
+from controller.pool import ThreadPool
+from controller.projections import Folds
+from controller.projections.lease import LEASE
+from controller.projections.past import PAST, to_past
+from controller.projections.registry import REGISTRY
+from controller.reconcile import Flow, PassResult
+from controller.rollback import Rollback, RolledBack
+from controller.settings import Settings
+from controller.writer import Identification
+
+PROJECTIONS = (PAST, LEASE, REGISTRY)
+RELEASE = controller.__version__
+
+
+@dataclass(frozen=True)
+class Status:
+    """One address as the log and (now) reality tell it."""
+
+    address: Address
+    past: Past
+    told: Mapping[str, str]
+    health: str
+    summary: str
+    observed: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain that `why` walks: from what runs back to a line of YAML."""
+
+    what: str
+    text: str
+    commit: str = ""
+    sequence: int = 0
+
+
+class Controller:
+    """One environment of one repository. `settle` is the only call that changes the world; the rest look or write commits."""
+
+    def __init__(
+        self,
+        repo: Path | str = ".",
+        environment: str = "local",
+        *,
+        branch: str = "",
+        actor: str = "",
+        report: Callable[[str], None] = lambda text: None,
+        kinds: Mapping[str, Kind[Any, Any]] | None = None,
+    ) -> None:
+        self.repository = Repository(repo)
+        self.environment = environment
+        self.data = data_folder(self.repository, environment)
+        self.stopping = threading.Event()
+        self.flow = self._wire(branch, actor, report, kinds or find())
+
+    def _wire(
+        self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]
+    ) -> Flow:
+        cache = Cache(self.data / "cache.sqlite")
+        now = lambda: datetime.now(UTC)  # noqa: E731
+        machine = f"{socket.gethostname()}-{hashlib.blake2b(str(self.data).encode(), digest_size=4).hexdigest()}"
+        who = Identification(self.environment, machine, str(os.getpid()), actor or f"turnout {self.environment}")
+        log = GitLog(self.repository, self.environment, self.data, Identity("Turnout", "turnout@localhost"),
+                     lambda: now().timestamp())
+        self._continue(log, cache)
+        flow = Flow(
+            repository=self.repository, environment=self.environment, kinds=kinds, log=log, cache=cache,
+            folds=Folds(log, cache, PROJECTIONS), data=self.data, who=who, now=now, random=os.urandom, pool=ThreadPool(),
+            clients=Clients, release=RELEASE, report=report, stop=self.stopping.is_set, branch=branch,
+        )
+        self._use_remote(flow, log)
+        return flow
+
+    def _continue(self, log: GitLog, cache: Cache) -> None:
+        """The log must contain what the cache was folded from; a cache of unknown origin is folded again."""
+        tip = cache.meta("tip")
+        if not tip:
+            return
+        if tip in self.repository.git:
+            log.continue_from(tip)
+        else:
+            cache.forget_folds()
+
+    def _use_remote(self, flow: Flow, log: GitLog) -> None:
+        try:
+            branch = reconcile.branch_of(flow)
+        except TurnoutError:
+            return  # said again, with its text, by whatever is asked first
+        log.remote = branch.remote
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def plan(self, *, worktree: bool = False, commit: str = "") -> tuple[Plan, planning.Planned]:
+        """What a pass would do now: of HEAD, of another commit, or of the files of the work tree. Changes nothing."""
+        flow = self.flow
+        with flow.cache.lock():
+            loaded = self._loaded(worktree, commit)
+            world = reconcile.observed_world(flow, loaded)
+            planned = planning.plan(world, reconcile.checker(loaded.settings, flow.now()))
+        return planned.plan, planned
+
+    def _loaded(self, worktree: bool, commit: str = "") -> reconcile.Loaded:
+        flow = self.flow
+        loaded = reconcile.load(flow)
+        if commit:
+            return reconcile.load_commit(flow, self.repository.resolve(commit), loaded.branch)
+        if not worktree:
+            return loaded
+        if self.repository.work_dir is None:
+            raise TurnoutError("a bare repository has no work tree to preview")
+        source = tree.FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
+        return reconcile.load_commit(flow, loaded.commit, loaded.branch, source)
+
+    def validate(self, *, worktree: bool = True, commit: str = "") -> tuple[list[Problem], int]:
+        """Every problem of the files (not of reality) and how many resources were read."""
+        flow = self.flow
+        loaded = self._loaded(worktree, commit)
+        world = reconcile.world_of(flow, loaded)
+        blank = planning.World(**{**world.__dict__, "inventory": frozenset(), "rows": {}, "past_digests": {},
+                                  "past": lambda address: Past(), "brake": None})
+        planned = planning.plan(blank, reconcile.checker(loaded.settings, flow.now()))
+        problems = list(loaded.problems)
+        for change in planned.plan.changes:
+            effective = planned.effective.get(change.address)
+            problems += effective.problems if effective else ()
+            path = (loaded.tree.files.get(change.address) or (str(change.address),))[-1]
+            problems += [Problem(path, wait.reason, code=wait.code) for wait in change.waits if wait.code in ("Invalid", "Reference")]
+        return sorted(set(problems), key=str), len(loaded.tree.entries)
+
+    def address(self, name: str, *, known: set[Address] | None = None) -> Address:
+        """`feature_dev`, `ModelBinding/feature_dev` or a path -> the one address it means. Raises NotFound."""
+        candidates = known if known is not None else self.addresses()
+        if name.endswith(".yaml"):
+            parts = name.split("/")
+            kind = next((kind.name for kind in self.flow.kinds.values() if kind.plural == parts[-2]), "") if len(parts) > 1 else ""
+            name = f"{kind}/{parts[-1][:-5]}"
+        if "/" in name:
+            if Address(name) in candidates:
+                return Address(name)
+            raise NotFound(f"there is no {name}{nearest(name, candidates)}", f"known: {listed(candidates)}")
+        same = sorted(address for address in candidates if address.name == name)
+        if len(same) == 1:
+            return same[0]
+        if same:
+            bindings = [address for address in same if address.kind == "ModelBinding"]
+            if bindings:
+                return bindings[0]
+            raise NotFound(f"{name} is {' and '.join(same)}", "write the kind too, as in " + same[0])
+        names = {address.name for address in candidates}
+        raise NotFound(f"nothing is called {name!r}{nearest(name, names)}", f"known: {listed(candidates)}")
+
+    def addresses(self) -> set[Address]:
+        """Every address that git names or the log knows."""
+        loaded = reconcile.load(self.flow)
+        known = {Address(key) for key in self.flow.folds.keys(PAST.name) if key.partition("/")[0] in self.flow.kinds}
+        return {*loaded.tree.entries, *known}
+
+    def status(self, at: str = "", *, live: bool = True) -> list[Status]:
+        """Every resource that exists or has a condition; `at` a commit or a time replays the log to then."""
+        folds = self.folds_at(at) if at else self._now()
+        kinds = self.flow.kinds
+        seen = self._observed() if live and not at else {}
+        out = []
+        for key in folds.keys(PAST.name):
+            state = folds.state(PAST.name, key)
+            past = to_past(state)
+            if not (past.exists or past.conditions or past.intents or past.failed):
+                continue
+            address = Address(key)
+            found = seen.get(address)
+            health, summary = health_of(past, found, declared=key.partition("/")[0] in kinds and kinds[address.kind].declared)
+            signals = found.signals if isinstance(found, Observed) else None
+            out.append(Status(address, past, state.get("told", {}), health, summary, signals))
+        return out
+
+    def _now(self) -> Folds:
+        self.flow.log.refresh()
+        self.flow.folds.catch_up()
+        return self.flow.folds
+
+    def _observed(self) -> Mapping[Address, Observed[Any] | Unknown]:
+        try:
+            return reconcile.observed_world(self.flow, reconcile.load(self.flow)).observed
+        except TurnoutError:
+            return {}
+
+    def folds_at(self, at: str) -> Folds:
+        """The log replayed to a position: of a sequence, a commit of the state branch, or a time."""
+        log = self.flow.log
+        log.refresh()
+        return self._replayed(self.position_at(at))
+
+    def _replayed(self, position: int) -> Folds:
+        folds = Folds(self.flow.log, Cache(None), PROJECTIONS)
+        if position:
+            folds.catch_up(until=position)
+        return folds
+
+    def position_at(self, at: str) -> int:
+        """For a commit: the newest event whose `statecommit` is that commit or an ancestor of it. For a time: by its clock."""
+        if at.isdigit() and len(at) < 7:
+            return int(at)
+        try:
+            moment = datetime.fromisoformat(at)
+        except ValueError:
+            commit = self.repository.resolve(at)
+            contained: dict[str, bool] = {}
+            found = 0
+            for event in self.flow.log.read():
+                state = event.statecommit
+                if state and contained.setdefault(state, self.repository.is_ancestor(state, commit)):
+                    found = event.sequence
+            return found
+        moment = moment if moment.tzinfo else moment.astimezone()
+        return max((event.sequence for event in self.flow.log.read() if event.time and event.at <= moment), default=0)
+
+    def events(self, subject: str = "", after: int = 0) -> Iterator[Event]:
+        """The log, oldest first; `subject` an address or its start."""
+        self.flow.log.refresh()
+        for event in self.flow.log.read(after):
+            if not subject or event.subject == subject or event.subject.endswith(f"/{subject}"):
+                yield event
+
+    def registry(self) -> Mapping[str, Mapping[str, Any]]:
+        """Versions by agent, from events alone (projections/registry.py)."""
+        folds = self._now()
+        return {key: folds.state(REGISTRY.name, key) for key in folds.keys(REGISTRY.name)}
+
+    def verify_log(self) -> int:
+        """Number of events; raises LogDamaged or LogRewritten. Trusts no cache."""
+        log = self.flow.log
+        assert isinstance(log, GitLog)
+        return log.verify()
+
+    def why(self, name: str) -> list[Link]:
+        """From what runs now back to the line of YAML, its author and its review."""
+        from controller.projections.why import chain
+
+        address = self.address(name)
+        loaded = reconcile.load(self.flow)
+        return [Link(*link) for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)]
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    def settle(self) -> PassResult:
+        """Passes until everything is done or waits."""
+        return reconcile.settle(self.flow)
+
+    def retry(self, name: str, by: str) -> Address:
+        """Another try for what failed for good."""
+        address = self.address(name)
+        with self.flow.cache.lock():
+            loaded = reconcile.load(self.flow)
+            writer = reconcile.open_writer(self.flow, loaded.commit)
+            writer.facts([writer.event("retry.requested", address, {"by": by})])
+            self.flow.folds.catch_up()
+        return address
+
+    def rollback(self, name: str = "", *, commit: str = "", author: Identity | None = None) -> RolledBack:
+        """A revert commit on the state branch: of one resource's last change, or of a whole commit. Raises Conflict."""
+        loaded = reconcile.load(self.flow)
+        spec = loaded.settings.spec.author
+        who = author or Identity(spec.name, spec.email)
+        work = Rollback(loaded.branch, loaded.tree, loaded.commit, who, self.flow.now().timestamp())
+        if commit:
+            return work.of_commit(self.repository.resolve(commit))
+        return work.of_resource(self.address(name))
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self, told: Callable[[str], None]) -> None:
+        """Reconciles whenever the branch or the log moves, when something is due, and (with a remote) every poll."""
+        from controller.watch import RefWatch
+
+        with RefWatch(self.repository.common_dir, self.stopping) as refs:
+            while not self.stopping.is_set():
+                seen, wait = self._pass(told)
+                due = time.monotonic() + wait if wait is not None else None
+                while not self.stopping.is_set() and self._heads() == seen:
+                    left = None if due is None else due - time.monotonic()
+                    if (left is not None and left <= 0) or not refs.wait(left):
+                        break
+
+    def _heads(self) -> tuple[str | None, str | None]:
+        """What the loop waits for: the branches of state and log."""
+        branch = self.flow.branch or self.repository.head_branch()
+        return self.repository.tip(f"refs/heads/{branch}"), self.repository.tip(f"refs/heads/events/{self.environment}")
+
+    def _pass(self, told: Callable[[str], None]) -> tuple[tuple[str | None, str | None], float | None]:
+        """One settle; returns what it has seen, and how long to wait at most (None = until something moves)."""
+        seen = self._heads()
+        try:
+            result = self.settle()
+        except LogRewritten as error:
+            told(str(error))
+            return seen, 30.0
+        except (TurnoutError, LostRace) as error:
+            told(str(error))
+            return seen, 5.0
+        except Exception as error:  # a bug must not take the controller down; it is told and tried again
+            import traceback
+
+            told(f"unexpected {type(error).__name__}: {error}\n{traceback.format_exc()}")
+            return seen, 5.0
+        for event in result.events:
+            told(f"{event.sequence:04d} {sentence(event)}")
+        waits = [(result.again - self.flow.now()).total_seconds()] if result.again else []
+        log = self.flow.log
+        assert isinstance(log, GitLog)
+        if log.remote:
+            waits.append(self._poll_seconds())
+            return seen, max(0.05, min(waits))
+        return (result.commit, log.tip or None), max(0.05, min(waits)) if waits else None
+
+    def _poll_seconds(self) -> float:
+        return reconcile.load(self.flow).settings.spec.poll
+
+    def close(self) -> None:
+        self.flow.cache.close()
+
+
+def data_folder(repository: Repository, environment: str) -> Path:
+    """Caches, outbox, proxy data: beside the objects, shared by all work trees of a clone. Deleting it loses no truth."""
+    return repository.common_dir / "turnout" / environment
+
+
+def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: bool) -> tuple[str, str]:
+    """Healthy, Progressing, Suspended, Degraded, Missing or Unknown; and a sentence."""
+    if isinstance(seen, Unknown):
+        return "Unknown", seen.reason
+    if past.failed:
+        return "Degraded", past.failed
+    if past.intents and not past.running:
+        return "Progressing", f"{past.intents[0].action} in flight"
+    if past.attempts:
+        return "Degraded", f"tried {past.attempts} times"
+    for code, health in (("Quarantined", "Degraded"), ("Held", "Suspended"), ("Invalid", "Degraded"), ("Inconclusive", "Progressing")):
+        if code in past.conditions:
+            return health, code
+    if past.running:
+        return "Progressing", str((past.after or {}).get("phase", "running"))
+    if past.conditions:
+        return "Suspended", ", ".join(sorted(past.conditions))
+    if not declared and past.exists and seen is None:
+        return "Unknown", "not looked at"
+    return ("Healthy", past.ended or "as git says") if past.exists else ("Missing", past.ended or "not there")
+
+
+__all__ = ["Controller", "Known", "Link", "Remote", "Settings", "Status", "data_folder", "health_of"]

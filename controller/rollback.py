@@ -1,0 +1,93 @@
+"""`turnout rollback`: the way back as a commit. Nothing here touches reality; the next pass does.
+
+Of a resource: its file becomes what it was before the last commit that changed it, so no conflict is possible. Of a commit:
+`git revert` of the whole commit, conflicts told and never guessed. Both are written as git writes a revert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.address import Address
+from controller.clients.git import CommitInfo, Identity
+from controller.errors import Conflict, NotFound
+from controller.tree import Tree
+from controller.writeback import Branch
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The revert commit, what it reverts, and the files that it changes."""
+
+    commit: str
+    reverted: CommitInfo
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Makes revert commits on the branch of the desired state by compare-and-swap. Raises LostRace, DirtyCheckout."""
+
+    branch: Branch
+    tree: Tree
+    head: str
+    author: Identity
+    when: float
+
+    def of_resource(self, address: Address) -> RolledBack:
+        """Restores the files of one address, also one whose file was removed."""
+        paths = self.tree.files.get(address) or self._removed_paths(address)
+        found = self._last_change(address, paths)
+        repository = self.branch.repository
+        parent = found.parents[0] if found.parents else None
+        files: dict[str, bytes | None] = {}
+        for path in paths:
+            now = repository.blob_at(self.head, path)
+            before = repository.blob_at(parent, path) if parent else None
+            if now != before:
+                files[path] = repository.read(before) if before else None
+        if not files:
+            raise NotFound(f"{address} has no earlier state to go back to")
+        return self._commit(repository.write_tree(self.head, files), found, tuple(sorted(files)))
+
+    def of_commit(self, commit: str) -> RolledBack:
+        """`git revert`, merges against their first parent."""
+        repository = self.branch.repository
+        if not repository.is_ancestor(commit, self.head):
+            raise NotFound(f"commit {commit[:7]} is not on {self.branch.name}")
+        tree = repository.revert(commit, self.head)
+        made = self._commit(tree, repository.info(commit), ())
+        changed = repository.changed_paths(self.head, made.commit)
+        return RolledBack(made.commit, made.reverted, changed)
+
+    def _removed_paths(self, address: Address) -> tuple[str, ...]:
+        """Where the file of a removed address was."""
+        settings = self.tree.settings
+        plural = self.tree.plurals.get(address.kind, "")
+        places = (f"{settings.spec.state}/{plural}/{address.name}.yaml",
+                  f"environments/{settings.environment}/state/{plural}/{address.name}.yaml")
+        return places if plural else ()
+
+    def _last_change(self, address: Address, paths: tuple[str, ...]) -> CommitInfo:
+        newest: list[tuple[int, CommitInfo]] = []
+        for path in paths:
+            info = next(self.branch.repository.history(self.head, path), None)
+            if info:
+                newest.append((self._distance(info.id), info))
+        if not newest:
+            raise NotFound(f"no commit has ever changed {address}")
+        return min(newest, key=lambda item: item[0])[1]
+
+    def _distance(self, commit: str) -> int:
+        """How far back a commit lies, in commits."""
+        return sum(1 for _ in self.branch.repository.commits(self.head, commit))
+
+    def _commit(self, tree: str, found: CommitInfo, files: tuple[str, ...]) -> RolledBack:
+        repository = self.branch.repository
+        if tree == str(repository.git[self.head].tree_id):
+            raise Conflict(f"reverting {found.id[:7]} changes nothing any more", "its changes are gone already")
+        merge = f", reversing\nchanges made to {found.parents[0]}" if len(found.parents) > 1 else ""
+        message = f'Revert "{found.subject}"\n\nThis reverts commit {found.id}{merge}.\n'
+        commit = repository.write_commit(tree, [self.head], message, self.author, self.when)
+        self.branch.land(commit, self.head)
+        return RolledBack(commit, found, files)
