@@ -94,10 +94,11 @@ class Executor:
             events.append(started)
             if change.declared:
                 events.append(self._succeeded(change, Outcome(), started.id))
+        calls = [change for change in together if not change.declared]
         if events:
-            self.writer.act(events)
+            self.writer.act(events, last=last and not calls and not apart)
         applied.done.update(change.address for change in together if change.declared)
-        self._call([change for change in together if not change.declared], applied, last and not apart)
+        self._call(calls, applied, last and not apart)
         for index, change in enumerate(apart):
             if self.stop():
                 return
@@ -106,8 +107,9 @@ class Executor:
             self._call([change], applied, last and index == len(apart) - 1)
 
     def _call(self, changes: Sequence[Change], applied: Applied, last: bool) -> None:
-        if changes:
-            self.writer.ensure()
+        if not changes:
+            return
+        self.writer.ensure()
         results = self.pool.run([self._calling(change) for change in changes])
         events = []
         for change, result in zip(changes, results, strict=True):

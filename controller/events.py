@@ -41,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return parse_time(self.time)
 
 
-_encode = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
 _decode = msgspec.json.Decoder(Event).decode
 
 
@@ -170,7 +170,7 @@ TYPES: tuple[EventType, ...] = (
     EventType(
         "edits.started", 1, "A write-back commit is about to be made.",
         {"intent": "key of the write-back", "edits": "fields by address, null removes the file", "reason": "for people"},
-        lambda event: f"{_subject(event)}: writes {event.data.get('reason', 'its result')} to the branch",
+        lambda event: f"{_subject(event)}: writes to the branch: {event.data.get('reason', 'its result')}",
     ),
     EventType(
         "edits.written", 1, "The edits are in git, whoever wrote them.",

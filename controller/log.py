@@ -21,7 +21,7 @@ from controller.clients.git import Identity, Repository
 from controller.clients.git_remote import Remote
 from controller.errors import LogDamaged, LogRewritten, LostRace
 from controller.events import MAX_EVENT_BYTES, Event, decode, encode, sentence
-from controller.resource import digest
+from controller.resource import digest, encode_json
 
 SUBJECT_ORDER = ("edits.", "action.failed", "action.", "condition.", "retry.", "plan.", "log.", "lease.")
 
@@ -356,12 +356,12 @@ def _numbered(events: Sequence[Event], position: int) -> tuple[Event, ...]:
 def _slimmed(event: Event) -> tuple[Event, dict[str, bytes]]:
     """Moves the largest values of an event's data into blobs of the same commit until it fits."""
     data, blobs = dict(event.data), {}
-    by_size = sorted(data, key=lambda key: len(msgspec.json.encode(data[key])), reverse=True)
+    by_size = sorted(data, key=lambda key: len(encode_json(data[key])), reverse=True)
     for key in by_size:
         if len(encode(msgspec.structs.replace(event, data=data))) <= MAX_EVENT_BYTES:
             break
         name = digest(data[key])
-        body = msgspec.json.encode(data[key])
+        body = encode_json(data[key])
         blobs[f"blobs/{name[:2]}/{name}.json"] = body
         data[key] = {"blob": name, "bytes": len(body)}
     return msgspec.structs.replace(event, data=data), blobs

@@ -19,11 +19,12 @@ import msgspec
 
 from controller.address import Address
 from controller.change import Action, Change, Plan, Verdict, Wait
-from controller.diff import diff
+from controller.diff import ABSENT as NO_FIELD
+from controller.diff import FieldDiff, diff
 from controller.errors import Problem
 from controller.graph import order
 from controller.kind import Kind, Observed, Past, Reference, Refs, Situation, Unknown
-from controller.resource import Resource, digest
+from controller.resource import Resource, digest, encode_json
 
 ABSENT = "absent"
 Brake = Callable[[int, int, bool], Wait | None]
@@ -270,7 +271,7 @@ class _Walk:
             address=address, declared=kind.declared, spec_digest=spec_digest,
             written=resource.written if resource else None, generation=past.generation,
             intent=f"{intent}/{change.part}" if change.part else intent,
-            diffs=change.diffs or (() if change.is_noop else diff(change.before, change.after)),
+            diffs=change.diffs or _diffs(change),
             needs=(*ordering, *sorted(self.namers.get(address, ()))),
         )
         waits = [*change.waits, *self._conditions(address, effective)]
@@ -448,6 +449,13 @@ def as_json(state: Any) -> Mapping[str, Any] | None:
     return found
 
 
+def _diffs(change: Change) -> tuple[FieldDiff, ...]:
+    if change.is_noop:
+        return ()
+    before, after = (NO_FIELD if side is None else side for side in (change.before, change.after))
+    return diff(before, after)
+
+
 def _observed_digest(seen: Observed[Any] | Unknown | None) -> str:
     if seen is None:
         return ""
@@ -459,7 +467,7 @@ def _short(parts: Iterable[str]) -> str:
 
 
 def _json(value: Any) -> str:
-    return "" if value is None else msgspec.json.encode(value).decode()
+    return "" if value is None else encode_json(value).decode()
 
 
 def _encode_references(references: Iterable[Reference]) -> str:

@@ -14,9 +14,13 @@ from controller.address import Address
 S_co = TypeVar("S_co", covariant=True)
 
 
+encode_json = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
+"""Canonical JSON: keys sorted; subclasses of str (addresses) as text."""
+
+
 def digest(value: Any) -> str:
     """128-bit hex digest of a JSON value, independent of key order."""
-    return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=16).hexdigest()
+    return hashlib.blake2b(encode_json(value), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,17 +109,25 @@ class Writer:
 
     # -- appending -----------------------------------------------------------------------------------------------
 
-    def act(self, events: Sequence[Event]) -> None:
-        """Started events (with the lease in the same segment). Raises LostRace or RemoteDown: then nothing may start."""
-        lease = self._lease_events()
+    def act(self, events: Sequence[Event], *, last: bool = False) -> None:
+        """Started events, the lease in the same segment (and its release, when nothing has to be called).
+
+        Raises LostRace or RemoteDown: then nothing may start.
+        """
+        lease, held = self._lease_events(), self.holding
         stamped = [self._with_epoch(event) for event in events]
-        held = self.holding
+        if last:
+            stamped.append(self._release())
         self.holding = True
         try:
             self._append([*lease, *stamped])
         except BaseException:
             self.holding = held
             raise
+        self.holding = not last
+
+    def _release(self) -> Event:
+        return self.event("lease.released", data={"holder": self.who.holder, "epoch": self.lease.epoch})
 
     def ensure(self) -> None:
         """Renews before a call that the lease would not outlive."""
@@ -135,7 +143,7 @@ class Writer:
         """What was done: it is appended whatever else was written meanwhile, or kept for later when nobody answers."""
         batch = [self._with_epoch(event) for event in events]
         if last and self.holding:
-            batch.append(self.event("lease.released", data={"holder": self.who.holder, "epoch": self.lease.epoch}))
+            batch.append(self._release())
         if not batch:
             return
         for _ in range(20):

@@ -97,7 +97,7 @@ class Cache:
 
     def keep_rows(self, changed: Sequence[tuple[str, Sequence[Any]]], gone: Iterable[str]) -> None:
         with self._transaction():
-            encoded = [(address, msgspec.msgpack.encode(cells)) for address, cells in changed]
+            encoded = [(address, _encode_row(cells)) for address, cells in changed]
             self.db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", encoded)
             self.db.executemany("DELETE FROM rows WHERE address = ?", [(address,) for address in gone])
 
@@ -115,6 +115,7 @@ class Cache:
         self.db.close()
 
 
+_encode_row = msgspec.msgpack.Encoder(enc_hook=str).encode
 _decode_row = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 
 Folded = Mapping[str, Any]

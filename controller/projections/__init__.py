@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from controller.clients.cache import Cache
 from controller.events import Event
 from controller.log import EventLog
-from controller.resource import digest
+from controller.resource import digest, encode_json
 
 States = dict[str, dict[str, Any]]
 
@@ -79,7 +77,7 @@ class Folds:
             table = self.tables[projection.name]
             for key in sorted(table.changed):
                 state = table[key]
-                changed.append((projection.name, key, msgspec.json.encode(state), projection.mark(state) + digest(state)))
+                changed.append((projection.name, key, encode_json(state), projection.mark(state) + digest(state)))
             table.changed.clear()
             if len(table) > 50_000:
                 table.clear()

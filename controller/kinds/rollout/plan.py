@@ -82,7 +82,7 @@ def _start(situation: Situated) -> Change:
         "binding": spec.binding, "phase": "progressing", "step": 0, "steps": len(steps), "weight": 0.0, "shadow": 0.0,
         "step_id": "", "salt": f"{name}-{resource.spec_digest[:8]}", "stable": stable or {},
         "candidate": _target(spec.candidate.full()), "baseline": None, "settled": False,
-        "guard": spec.guard.full() if spec.guard else None,
+        "guard": spec.guard.full() if spec.guard else None, "verdict": "",
     }
     if not steps:
         after = {**state, "phase": "promoted", "weight": 100.0}
@@ -155,7 +155,7 @@ def _forward(
         return Change(Action.STEP, f"{_share(steps[index], spec)}: {told}", before=state, after=after, running=True,
                       part=f"step-{index}", evidence=evidence)
     if following == "promoted":
-        after = {**state, "phase": "promoted", "weight": 100.0, "shadow": 0.0, "step_id": ""}
+        after = {**state, "phase": "promoted", "weight": 100.0, "shadow": 0.0, "step_id": "", "verdict": told}
         return Change(Action.STEP, f"promoted {state['candidate']['version']}: {told}", before=state, after=after,
                       ends="promoted", part="end", evidence=evidence)
     return _end(situation, state, "completed", f"completed: {told}; all sessions on {_version(state['stable'])}", evidence)
@@ -174,7 +174,7 @@ def _abort(situation: Situated, state: Mapping[str, Any], told: str, evidence: M
 def _end(
     situation: Situated, state: Mapping[str, Any], phase: str, reason: str, evidence: Mapping[str, Any] | None = None, bad: str = ""
 ) -> Change:
-    after = {**state, "phase": phase, "weight": 0.0, "shadow": 0.0, "step_id": ""}
+    after = {**state, "phase": phase, "weight": 0.0, "shadow": 0.0, "step_id": "", "verdict": reason}
     return Change(Action.STEP, reason, before=state, after=after, ends=phase, part="end", urgent=True,
                   evidence=evidence or {}, bad=bad)
 
@@ -202,12 +202,12 @@ def _ended(situation: Situated) -> Change:
     bound = _target(situation.refs.get(binding))
     if past.ended != "promoted":
         message = "" if past.ended == "aborted" else f"Remove {address}: {past.ended}"
-        reason = f"{past.ended}: all sessions on {_version(bound)}"
+        reason = state["verdict"] or f"{past.ended}: all sessions on {_version(bound)}"
         return Change(Action.NOOP, reason, before=state, after=state, edits={address: None}, message=message)
     if bound == state["stable"]:
         fields = {key: state["candidate"][key] for key in TARGET if state["candidate"][key] != state["stable"][key]}
         return Change(
-            Action.NOOP, f"promoted: all sessions on {state['candidate']['version']}", before=state, after=state,
+            Action.NOOP, f"promoted, {state['verdict'] or 'at once'}; all sessions on {state['candidate']['version']}", before=state, after=state,
             edits={binding: fields, address: None}, message=f"Promote {state['binding']} to {state['candidate']['version']}",
         )
     if not state["settled"]:

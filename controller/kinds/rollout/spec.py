@@ -157,3 +157,4 @@ class RolloutState(Spec):
     guard: dict[str, float] | None = None
     baseline: dict[str, float | None] | None = None
     settled: bool = False
+    verdict: str = ""

@@ -1,0 +1,227 @@
+"""The embedded environment on one machine: which processes it has, where their data is, and how they start and stop.
+
+`up` starts simulated endpoints, the proxies that listen on loopback, and the controller, each a process of its own in its own
+session; `down` stops them. Everything they keep is in `.git/turnout/<environment>/`: caches, logs, the proxy's last routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from controller.app import Controller, data_folder
+from controller.clients.git import Repository
+from controller.errors import TurnoutError
+from controller.settings import Settings
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the environment: its name, how it is started, and the address that it will listen on."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int = 0
+
+
+def up(repo: Path, environment: str, told: Told) -> None:
+    """Starts what does not run yet and returns when the gateway answers. Raises TurnoutError."""
+    controller = Controller(repo, environment)
+    data = controller.data
+    data.mkdir(parents=True, exist_ok=True)
+    settings = _settings(controller)
+    controller.close()
+    _make_token(settings, data)
+    running = _running(data)
+    for process in processes(settings, controller.repository, data):
+        if process.name in running:
+            told(f"{process.name} runs already (pid {running[process.name]})")
+            continue
+        if process.port and _taken(process.port):
+            raise TurnoutError(
+                f"port {process.port} is taken by another program, {process.name} needs it",
+                f"stop it, or choose another port in environments/{environment}/environment.yaml",
+            )
+        running[process.name] = _start(process, data)
+        _remember(data, running)
+        told(f"started {process.name} (pid {running[process.name]}, log {_log(data, process.name)})")
+    _await_ready(settings, data, running)
+    told("ready")
+
+
+def down(repo: Path, environment: str, told: Told) -> None:
+    """Stops what `up` started, the controller first. What it knows stays in git."""
+    data = data_folder(Repository(repo), environment)
+    running = _running(data)
+    if not running:
+        told("nothing runs")
+        return
+    for name, pid in sorted(running.items(), key=lambda item: item[0] != "controller"):
+        _stop(pid)
+        told(f"stopped {name}")
+    _remember(data, {})
+    told(f"caches and logs are in {data}; the desired state and the event log are in git")
+
+
+def processes(settings: Settings, repository: Repository, data: Path) -> list[Process]:
+    """What the environment consists of on this machine."""
+    python = sys.executable
+    out = []
+    simulated = {name: _port(endpoint.url) for name, endpoint in settings.spec.endpoints.items() if endpoint.simulated}
+    if simulated:
+        ports = [f"--endpoint={name}={port}" for name, port in sorted(simulated.items())]
+        out.append(Process("endpoints", (python, "-m", "controller.testing.model_server", *ports), min(simulated.values())))
+    for name, proxy in sorted(settings.spec.proxies.items()):
+        url = urlsplit(proxy.url)
+        if url.hostname in _LOOPBACK:
+            token = ("--token-file", str(_token_file(proxy.token, data))) if proxy.token else ()
+            out.append(Process(f"proxy-{name}", (
+                python, "-m", "controller.proxy", "--host", url.hostname, "--port", str(_port(proxy.url)),
+                "--data", str(data / f"proxy-{name}"), *token,
+            ), _port(proxy.url)))
+    where = str(repository.work_dir or repository.git_dir)
+    out.append(Process("controller", (python, "-m", "controller", "--repo", where, "--env", settings.environment, "reconcile")))
+    return out
+
+
+def _settings(controller: Controller) -> Settings:
+    from controller import reconcile
+
+    return reconcile.load(controller.flow).settings
+
+
+def _token_file(reference: str | None, data: Path) -> Path:
+    return data / (reference or "").removeprefix("file:")
+
+
+def _make_token(settings: Settings, data: Path) -> None:
+    """Admin tokens of local proxies are made once, readable by this user only."""
+    for proxy in settings.spec.proxies.values():
+        if proxy.token and proxy.token.startswith("file:"):
+            path = _token_file(proxy.token, data)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                    with os.fdopen(handle, "w") as file:
+                        file.write(secrets.token_urlsafe(32) + "\n")
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _start(process: Process, data: Path) -> int:
+    with open(_log(data, process.name), "ab") as log:
+        child = subprocess.Popen(
+            process.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=str(data), env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    return child.pid
+
+
+def _log(data: Path, name: str) -> Path:
+    return data / f"{name}.log"
+
+
+def _state_file(data: Path) -> Path:
+    return data / "processes.json"
+
+
+def _running(data: Path) -> dict[str, int]:
+    """Processes that `up` started and that still live; a process id that another program has by now does not count."""
+    try:
+        kept = json.loads(_state_file(data).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: pid for name, (pid, born) in kept.items() if _born(pid) == born}
+
+
+def _remember(data: Path, running: dict[str, int]) -> None:
+    kept = {name: (pid, _born(pid)) for name, pid in running.items()}
+    temporary = _state_file(data).with_suffix(".tmp")
+    temporary.write_text(json.dumps(kept))
+    os.replace(temporary, _state_file(data))
+
+
+def _born(pid: int) -> str | None:
+    """Start time of a process, to tell a reused id apart; None when it does not live."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    run = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return run.stdout.strip() or None
+
+
+def _stop(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        if _born(pid) is None:
+            return
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _await_ready(settings: Settings, data: Path, running: dict[str, int]) -> None:
+    """Until every local proxy serves routes; a process that died tells its last words."""
+    local = {name: proxy for name, proxy in settings.spec.proxies.items() if urlsplit(proxy.url).hostname in _LOOPBACK}
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end:
+        for name, pid in running.items():
+            if _born(pid) is None:
+                raise TurnoutError(f"{name} ended: {_last_words(_log(data, name))}", f"its log is {_log(data, name)}")
+        if all(_healthy(proxy.url) for proxy in local.values()):
+            return
+        time.sleep(0.1)
+    raise TurnoutError(f"the gateway serves no routes after {READY_SECONDS:.0f} s", f"look at {_log(data, 'controller')} and `turnout status`")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/healthz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "no log"
+    return lines[-1] if lines else "it said nothing"
