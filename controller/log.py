@@ -278,13 +278,10 @@ class GitLog:
                 break
             out.append((found, commit))
             parents = self.repository.git[commit].parent_ids
-            if not parents:
-                break
-            parent = str(parents[0])
-            if parent not in self.repository.git:  # a shallow clone: the tree has what the history lacks
+            if not parents:  # the first one, or where a shallow clone ends: then the tree has what the history lacks
                 out.extend(self._from_tree(commit, found))
                 break
-            commit = parent
+            commit = str(parents[0])
         return out[::-1]
 
     def _from_tree(self, commit: str, newest: Segment) -> list[tuple[Segment, str]]:
@@ -317,7 +314,8 @@ class GitLog:
             expected = segment.first - 1
             commit = parent
         if expected not in (None, 0):
-            raise LogDamaged(f"{self.branch} begins at {(expected or 0) + 1}, not at 1")
+            hint = "this clone is shallow: git fetch --unshallow" if self.repository.git.is_shallow else ""
+            raise LogDamaged(f"{self.branch} begins at {(expected or 0) + 1}, not at 1", hint)
         return count
 
     def _verify_segment(self, segment: Segment, parent: str | None, seen: set[str]) -> int:
