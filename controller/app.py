@@ -29,15 +29,13 @@ from controller.kinds import find
 from controller.log import GitLog
 from controller.pool import ThreadPool
 from controller.projections import Folds
-from controller.projections.lease import LEASE
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY
-from controller.reconcile import Flow, PassResult
+from controller.reconcile import PROJECTIONS, Flow, PassResult
 from controller.rollback import Rollback, RolledBack
 from controller.settings import Settings
 from controller.writer import Identification
 
-PROJECTIONS = (PAST, LEASE, REGISTRY)
 RELEASE = controller.__version__
 
 

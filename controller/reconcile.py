@@ -31,10 +31,12 @@ from controller.observe import Pool, observe
 from controller.projections import Folds
 from controller.projections.lease import KEY, LEASE
 from controller.projections.past import PAST, to_past
+from controller.projections.registry import REGISTRY
 from controller.settings import EnvironmentSpec, Settings
 from controller.writeback import Branch, Files, WriteBack, edits_key, find_intent
 from controller.writer import Identification, Lease, Writer
 
+PROJECTIONS = (PAST, LEASE, REGISTRY)
 QUIET = frozenset({"Retry", "Failed"})
 """Waits that an action's own events tell already."""
 HELD_AGAIN_SECONDS = 5.0

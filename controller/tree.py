@@ -258,6 +258,7 @@ class _Reader:
         self.source, self.settings, self.kinds, self.rows, self.release = source, settings, kinds, rows, release
         self.shared_with = shared_with
         self.loaded: dict[tuple[Address, str], Effective] = {}
+        self.parsed: dict[str, Document] = {}
 
     def loader(self, address: Address, place: _Place) -> Callable[[Past], Effective]:
         def load(past: Past) -> Effective:
@@ -370,7 +371,9 @@ class _Reader:
         size = self.source.size(blob.id)
         if size > MAX_FILE_BYTES:
             raise DocumentError(f"has {size} bytes, at most {MAX_FILE_BYTES} are read", 1, 1)
-        return parse(self.source.read(blob.id))
+        if blob.id not in self.parsed:
+            self.parsed[blob.id] = parse(self.source.read(blob.id))
+        return self.parsed[blob.id]
 
     def _frozen(self, kind: Kind[Any, Any], address: Address, past: Past, now: Resource[Any]) -> Effective:
         """What a running run started with, plus edits of the fields that its kind lets a person edit."""

@@ -195,6 +195,8 @@ def _ended(situation: Situated) -> Change:
         if state is None:
             return Change(Action.NOOP, f"ended ({past.ended})")
         return Change(Action.DELETE, f"archived ({past.ended})", before=state, part="archive", urgent=True)
+    if past.written and state is not None and past.ended == "promoted" and not state["settled"]:
+        return _settle(state, "its promotion was in git, and what git says now counts")
     if past.written or state is None:
         return Change(Action.NOOP, f"ended ({past.ended}): a run never starts again; use a new name", before=state, after=state)
     address = situation.desired.address
@@ -211,10 +213,13 @@ def _ended(situation: Situated) -> Change:
             edits={binding: fields, address: None}, message=f"Promote {state['binding']} to {state['candidate']['version']}",
         )
     if not state["settled"]:
-        return Change(Action.STEP, f"its promotion has no effect any more: {state['binding']} uses {_version(bound)}",
-                      before=state, after={**state, "settled": True}, part="settle", ends="promoted", urgent=True)
+        return _settle(state, f"its promotion has no effect any more: {state['binding']} uses {_version(bound)}")
     return Change(Action.NOOP, "promoted", before=state, after=state, edits={address: None},
                   message=f"Remove {address}: promoted")
+
+
+def _settle(state: Mapping[str, Any], reason: str) -> Change:
+    return Change(Action.STEP, reason, before=state, after={**state, "settled": True}, part="settle", ends="promoted", urgent=True)
 
 
 # -- judgement -------------------------------------------------------------------------------------------------------
