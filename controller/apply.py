@@ -73,7 +73,9 @@ class Executor:
     def _wave(self, left: list[Change], applied: Applied) -> tuple[list[Change], list[Change]]:
         """Everything that waits for nothing in this plan that still has to be called."""
         calling = {change.address for change in left if not change.declared}
-        wave, rest, held = [], [], set()
+        wave: list[Change] = []
+        rest: list[Change] = []
+        held: set[Address] = set()
         for change in left:
             blockers = {need for need in _expanded(change.needs, calling | held) if need in calling | held}
             if change.action is Action.DELETE and any(need in applied.failed for need in change.needs):

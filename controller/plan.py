@@ -314,7 +314,10 @@ class _Walk:
         return past.retry_at if not change.is_noop and past.retry_at and past.retry_at > self.world.now else None
 
     def _names(self, address: Address, target: Address) -> bool:
-        return address.kind in self.world.kinds and any(ref.to == target for ref in self._references(address))
+        """Whether an effective spec names the target. A run that has ended names nobody any more."""
+        if address.kind not in self.world.kinds or not any(ref.to == target for ref in self._references(address)):
+            return False
+        return not self._past(address).ended
 
     def _conclude(self, address: Address, change: Change, refs: str) -> None:
         """What others may rely on from here on, and the row for the next pass."""

@@ -245,7 +245,7 @@ def world_of(flow: Flow, loaded: Loaded) -> planning.World:
         environment=flow.environment, commit=loaded.commit, settings=loaded.settings.as_refs,
         settings_digest=loaded.settings.digest, kinds=flow.kinds, entries=loaded.tree.entries,
         inventory=frozenset(Address(key) for key, mark in marks.items() if mark[:1] == "1"),
-        past=lambda address: past_of(flow, address), past_digests=marks, now=flow.now(),
+        past=lambda address: past_of(flow, address), past_digests={Address(key): mark for key, mark in marks.items()}, now=flow.now(),
         log_id=facts.get("log_id", ""), release=flow.release, rows=cached_rows(flow), problems=loaded.problems,
         brake=lambda removals, population, empty: policy.brake(removals, population, rules, empty=empty, allowed=allowed),
     )

@@ -52,8 +52,8 @@ def kind_schema(kind: Kind[Any, Any]) -> dict[str, Any]:
 
 
 def _of(model: type[Spec]) -> dict[str, Any]:
-    schema = model.model_json_schema(by_alias=True, mode="validation")
-    return _tidy(schema)
+    tidy: dict[str, Any] = _tidy(model.model_json_schema(by_alias=True, mode="validation"))
+    return tidy
 
 
 def _tidy(schema: Any) -> Any:

@@ -15,7 +15,7 @@ from controller.address import Address
 from controller.change import Change, Edits, Wait
 from controller.clients.git import CommitInfo, Identity, Repository
 from controller.clients.git_remote import DirtyCheckout, Remote, follow
-from controller.document import parse, plain
+from controller.document import DocumentError, parse, plain
 from controller.document_edit import DELETE, CannotEdit, dump, edit
 from controller.errors import LostRace, RemoteDown, RemoteRefused, TurnoutError
 from controller.kind import Past
@@ -185,6 +185,11 @@ class WriteBack:
         if not paths:
             raise CannotWrite(f"{address} has no file any more")
         contents = {path: self._content(path) for path in paths}
+        for path, content in contents.items():
+            try:
+                parse(content)
+            except DocumentError as error:
+                raise CannotWrite(f"{path} cannot be edited: {error.message}") from error
         wanted: dict[str, dict[tuple[str | int, ...], Any]] = {}
         for field, value in fields.items():
             place = ("spec", *field.split("."))

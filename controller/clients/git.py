@@ -63,7 +63,7 @@ class Repository:
         found = pygit2.discover_repository(str(path))
         if not found:
             raise TurnoutError(f"{path} is not inside a git repository", "run `git init` there, or pass --repo")
-        self.git = pygit2.Repository(found)
+        self.git: Any = pygit2.Repository(found)
         self.git_dir = Path(self.git.path)
         common = self.git_dir / "commondir"
         self.common_dir = (self.git_dir / common.read_text().strip()).resolve() if common.exists() else self.git_dir

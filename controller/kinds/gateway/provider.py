@@ -53,7 +53,9 @@ class GatewayProvider:
     def apply(self, change: Change, report: Report) -> Outcome:
         if change.action is Action.DELETE:
             return Outcome()
-        payload, notes, faults = change.payload, {}, []
+        payload = change.payload
+        notes: dict[str, str] = {}
+        faults: list[str] = []
         for name in change.after["proxies"] if change.after else ():
             try:
                 self._put(name, payload)

@@ -236,7 +236,8 @@ def judge(analysis: Analysis, stable: Figures | None, candidate: Figures | None,
         return "more", f"{candidate['requests'] if candidate else 0} of {need} requests to the candidate"
     if _relative(analysis) and (stable is None or stable["requests"] < need):
         return "more", f"{stable['requests'] if stable else 0} of {need} requests to the stable version"
-    faults, fine = [], []
+    faults: list[str] = []
+    fine: list[str] = []
     for name, unit, limit in (
         ("errorRate", "%", analysis.error_rate), ("p95", "s", analysis.latency_p95), ("costPerRequest", "USD", analysis.cost_per_request),
     ):
