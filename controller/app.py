@@ -84,15 +84,14 @@ class Controller:
         self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]
     ) -> Flow:
         cache = Cache(self.data / "cache.sqlite")
-        now = lambda: datetime.now(UTC)  # noqa: E731
         machine = f"{socket.gethostname()}-{hashlib.blake2b(str(self.data).encode(), digest_size=4).hexdigest()}"
         who = Identification(self.environment, machine, str(os.getpid()), actor or f"turnout {self.environment}")
         log = GitLog(self.repository, self.environment, self.data, Identity("Turnout", "turnout@localhost"),
-                     lambda: now().timestamp())
+                     time.time)
         self._continue(log, cache)
         flow = Flow(
             repository=self.repository, environment=self.environment, kinds=kinds, log=log, cache=cache,
-            folds=Folds(log, cache, PROJECTIONS), data=self.data, who=who, now=now, random=os.urandom, pool=ThreadPool(),
+            folds=Folds(log, cache, PROJECTIONS), data=self.data, who=who, now=_now, random=os.urandom, pool=ThreadPool(),
             clients=Clients, release=RELEASE, report=report, stop=self.stopping.is_set, branch=branch,
         )
         self._use_remote(flow, log)
@@ -344,6 +343,10 @@ class Controller:
 
     def close(self) -> None:
         self.flow.cache.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def data_folder(repository: Repository, environment: str) -> Path:

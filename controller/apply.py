@@ -18,8 +18,8 @@ from controller.change import Action, Change, Plan, Wait
 from controller.errors import Permanent, Temporary
 from controller.events import Event, format_time
 from controller.kind import Findable, Intent, Outcome, Past, Provider, Unknown
-from controller.observe import Pool
 from controller.plan import failure_digest
+from controller.pool import Pool
 from controller.writer import Writer
 
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from controller.address import Address
 from controller.kind import Known, Observed, Provider, Unknown
-
-
-class Pool(Protocol):
-    """Runs calls and gives each one's result or exception, in order. TimeoutError for a call that takes too long."""
-
-    def run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]: ...
+from controller.pool import Pool
 
 
 def observe(

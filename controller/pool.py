@@ -6,7 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+
+class Pool(Protocol):
+    """Gives each call's result or exception, in order."""
+
+    def run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]: ...
 
 
 class SerialPool:

@@ -27,7 +27,8 @@ from controller.errors import LostRace, NotFound, Problem, SettingsError
 from controller.events import Event
 from controller.kind import Clients, Kind, Known, Past, Provider
 from controller.log import EventLog
-from controller.observe import Pool, observe
+from controller.observe import observe
+from controller.pool import Pool
 from controller.projections import Folds
 from controller.projections.lease import KEY, LEASE
 from controller.projections.past import PAST, to_past

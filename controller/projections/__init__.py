@@ -1,7 +1,7 @@
 """Pure folds over events, cached on disk by log position and rebuilt from nothing when in doubt.
 
-A projection is a name and `fold(states, event)`: `states` maps its own keys to plain mappings, which it changes in place.
-`Folds` feeds every event once to every projection, reads states by key when they are asked for, and writes back what changed.
+A projection is a name and a fold for each event type: `fold(states, event)` changes one state of its own in place and returns
+its key. `Folds` feeds every event once to every projection, reads states by key when they are asked for, and writes back what changed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ States = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """`fold(states, event)` changes states of its keys in place; use `states[key]`, a missing key is an empty mapping."""
+    """Each fold returns the key that it changed, or nothing; `states[key]` of a missing key is an empty mapping."""
 
     name: str
-    fold: Callable[[States, Event], Iterable[str] | None]
+    folds: Mapping[str, Callable[[States, Event], str]]
     mark: Callable[[Mapping[str, Any]], str] = lambda state: ""  # put before the digest, so that keys can be told apart by it
 
 
@@ -53,23 +53,24 @@ class Folds:
     def _open_tables(self) -> None:
         self.tables = {p.name: _Table(self.cache, p.name) for p in self.projections}
 
-    def catch_up(self, until: int | None = None) -> list[Event]:
-        """Folds what is new (up to a position) and returns it. The log has been refreshed by the caller."""
-        new: list[Event] = []
-        pairs = [(projection.fold, self.tables[projection.name]) for projection in self.projections]
+    def catch_up(self, until: int | None = None) -> int:
+        """Folds what is new (up to a position); returns how many events. The log has been refreshed by the caller."""
+        before = self.position
+        steps: dict[str, list[tuple[Callable[[States, Event], str], _Table]]] = {}
+        for projection in self.projections:
+            for name, fold in projection.folds.items():
+                steps.setdefault(name, []).append((fold, self.tables[projection.name]))
         for event in self.log.read(self.position):
             if until is not None and event.sequence > until:
                 break
-            for fold, table in pairs:
-                touched = fold(table, event)
-                if touched:
-                    table.changed.update(touched)
+            for fold, table in steps.get(event.type, ()):
+                key = fold(table, event)
+                if key:
+                    table.changed.add(key)
             self.position = event.sequence
-            if len(new) < 10_000:
-                new.append(event)
-        if new:
+        if self.position != before:
             self._keep()
-        return new
+        return self.position - before
 
     def _keep(self) -> None:
         changed = []

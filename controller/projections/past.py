@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from controller.events import Event, parse_time
@@ -16,12 +16,12 @@ STICKY = frozenset({"Quarantined", "FrozenEdit", "Held"})
 """Conditions that a started action does not end by itself."""
 
 
-def fold(states: States, event: Event) -> Iterable[str] | None:
-    step = _STEPS.get(event.type)
-    if step is None or not event.subject:
-        return None
-    step(states[event.subject], event)
-    return (event.subject,)
+def _on_subject(step: Callable[[dict[str, Any], Event], None]) -> Callable[[States, Event], str]:
+    def fold(states: States, event: Event) -> str:
+        step(states[event.subject], event)
+        return event.subject
+
+    return fold
 
 
 def _started(state: dict[str, Any], event: Event) -> None:
@@ -143,7 +143,7 @@ def _mark(state: Mapping[str, Any]) -> str:
     return "2" if state.get("conditions") or state.get("writing") else "0"
 
 
-PAST = Projection("past", fold, _mark)
+PAST = Projection("past", {name: _on_subject(step) for name, step in _STEPS.items()}, _mark)
 
 
 def to_past(state: Mapping[str, Any]) -> Past:

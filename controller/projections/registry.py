@@ -5,7 +5,7 @@ A projection: nothing else stores it. `flat` and `per_agent` are the documents t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from controller.events import Event
@@ -14,63 +14,69 @@ from controller.projections import Projection, States
 HISTORY_KEPT = 200
 
 
-def fold(states: States, event: Event) -> Iterable[str] | None:
-    if event.type != "turnout.action.succeeded.v1":
-        return None
+def _succeeded(states: States, event: Event) -> str:
     kind, _, name = event.subject.partition("/")
     after = event.data.get("after")
     if kind == "ModelBinding":
         _bound(states[name], event, after)
-        return (name,)
+        return name
     if kind == "Rollout" and isinstance(after, Mapping) and "binding" in after:
         _tried(states[after["binding"]], event, name, after)
-        return (after["binding"],)
-    return None
+        return str(after["binding"])
+    return ""
 
 
 def _bound(state: dict[str, Any], event: Event, after: Mapping[str, Any] | None) -> None:
-    old = state.get("current")
-    for version in state.get("versions", ()):
-        if old and _same(version, old) and version["status"] == "deployed":
-            version["status"] = "retired"
+    old = state.get("versions", {}).get(state.get("current"))
+    if old is not None and old["status"] == "deployed":
+        old["status"] = "retired"
     if after is None:
         state["current"] = None
         return
-    version = _version(state, after)
+    version = _version(state, after, event.sequence)
     version.update(status="deployed", deployed_at=event.time, commit=event.statecommit, event=event.id)
-    state["current"] = {key: after[key] for key in ("model", "endpoint", "version")}
+    state["current"] = _key(after)
 
 
 def _tried(state: dict[str, Any], event: Event, name: str, after: Mapping[str, Any]) -> None:
-    version = _version(state, after["candidate"])
+    version = _version(state, after["candidate"], event.sequence)
     version["rollout"] = name
     if version["status"] != "deployed":
         version["status"] = {"progressing": "canary", "promoted": "promoted"}.get(after["phase"], after["phase"])
     version.setdefault("commit", event.statecommit)
 
 
-def _version(state: dict[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
-    versions = state.setdefault("versions", [])
-    found: dict[str, Any] | None = next((each for each in versions if _same(each, target)), None)
+def _key(target: Mapping[str, Any]) -> str:
+    return f"{target['model']} {target['version']} {target['endpoint']}"
+
+
+def _version(state: dict[str, Any], target: Mapping[str, Any], sequence: int) -> dict[str, Any]:
+    """The entry of a version; the one that was touched longest ago goes when there are too many."""
+    versions: dict[str, dict[str, Any]] = state.setdefault("versions", {})
+    key = _key(target)
+    found = versions.get(key)
     if found is None:
-        found = {key: target[key] for key in ("model", "endpoint", "version")}
-        found.update(status="known")
-        versions.append(found)
-        del versions[:-HISTORY_KEPT]
+        if len(versions) >= HISTORY_KEPT:
+            del versions[min(versions, key=lambda each: versions[each]["touched"])]
+        found = versions[key] = {
+            "model": target["model"], "endpoint": target["endpoint"], "version": target["version"], "status": "known",
+        }
+    found["touched"] = sequence
     return found
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("model", "endpoint", "version"))
+def versions_of(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Oldest first."""
+    return sorted(state.get("versions", {}).values(), key=lambda version: version["touched"])
 
 
-REGISTRY = Projection("registry", fold)
+REGISTRY = Projection("registry", {"turnout.action.succeeded.v1": _succeeded})
 
 
 def aliases(state: Mapping[str, Any]) -> dict[str, str]:
     """`champion` is what answers, `candidate` what is being tried."""
     out = {}
-    for version in state.get("versions", ()):
+    for version in versions_of(state):
         if version["status"] == "deployed":
             out["champion"] = version["version"]
         elif version["status"] in ("canary", "promoted"):
@@ -82,7 +88,7 @@ def flat(agents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`{"models": [{agent, model_id, version, deployed_at, evaluation_score, training_job_id}]}`, what answers now."""
     models = []
     for agent, state in sorted(agents.items()):
-        for version in state.get("versions", ()):
+        for version in versions_of(state):
             if version["status"] == "deployed":
                 models.append({
                     "agent": agent, "model_id": version["model"], "version": version["version"],
@@ -96,10 +102,10 @@ def per_agent(agents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`{agent: {current: {version, model, endpoint, deployed_at}, history: [...]}}`, newest last."""
     out = {}
     for agent, state in sorted(agents.items()):
-        current = next((each for each in state.get("versions", ()) if each["status"] == "deployed"), None)
+        current = next((each for each in versions_of(state) if each["status"] == "deployed"), None)
         out[agent] = {
             "current": {key: current.get(key) for key in ("version", "model", "endpoint", "deployed_at")} if current else None,
-            "history": [_history(each) for each in state.get("versions", ())],
+            "history": [_history(each) for each in versions_of(state)],
         }
     return out
 

@@ -109,8 +109,8 @@ class Simulation:
         name = machine or f"m{self.made}"
         data = self.folder / name
         repository = Repository(self.folder / "repo.git")
-        now = lambda: self.time  # noqa: E731
-        log = FaultyLog(GitLog(repository, "local", data, Identity("Turnout", "turnout@localhost"), lambda: now().timestamp()), self.faults)
+        who = Identity("Turnout", "turnout@localhost")
+        log = FaultyLog(GitLog(repository, "local", data, who, lambda: self.time.timestamp()), self.faults)
         cache = Cache(data / "cache.sqlite")
         tip = cache.meta("tip")
         if tip:
@@ -118,7 +118,7 @@ class Simulation:
         return Flow(
             repository=repository, environment="local", kinds=self.kinds, log=log, cache=cache,
             folds=Folds(log, cache, PROJECTIONS), data=data, who=Identification("local", name, str(self.made), "turnout"),
-            now=now, random=self.random.randbytes, pool=SerialPool(), clients=lambda settings: Clients(settings, self.doors),
+            now=lambda: self.time, random=self.random.randbytes, pool=SerialPool(), clients=lambda settings: Clients(settings, self.doors),
             release="test",
         )
 

@@ -1,0 +1,463 @@
+"""The case runner: what a kind's `plan` makes of some facts, told as YAML that anyone can read and add; for authors of kinds.
+
+It stands beside the flow and walks one resource through it: facts -> Situation -> KIND.plan -> completed as `plan.py` does ->
+carried out by the real executor with a pen that writes to nowhere -> the real fold of the log -> the past of the next step.
+
+    story: One sentence.            # what the case shows
+    follows: starts                 # optional: the case of this folder that comes before; its facts and its past go on
+    given:                          # facts; maps merge over those before, `<absent>` takes a key away
+      name: feature_dev-v2          # of the resource; another name is another resource, without a past
+      spec: {...}                   # as a user writes it; the word `removed` = not in git
+      observed: {...}               # state; `{unknown: why}`; left out = not there, or what the last step left
+      signals: {...}                # figures of now, never taken over from the step before
+      past: {...}                   # fields of Past, over what the log tells by now; `spec: same` = git has not changed since
+      refs: {Kind/name: {...}}      # states of other resources; the kind sees those that it references
+      environment: {...}            # as in environment.yaml, over the one below
+      now: 2026-01-05T09:00:00Z
+    expect: {...}                   # what `EXPECTED` lists; no waits, edits, end, urgency, badness unless they are named
+    steps: [{when: a sentence, given: ..., expect: ...}]        # in place of `given` and `expect`
+
+Text like `<past.after.step_id>` stands for what the facts have there.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from controller.address import Address
+from controller.apply import Executor
+from controller.change import Change, Plan
+from controller.document import Document, parse, plain
+from controller.document_edit import dump
+from controller.errors import listed, nearest
+from controller.events import MAX_EVENT_BYTES, Event, encode
+from controller.kind import Kind, Observed, Outcome, Past, Reference, Refs, Situation, Unknown
+from controller.log import MemoryLog
+from controller.plan import as_json, intent_key
+from controller.pool import SerialPool
+from controller.projections.past import fold, to_past
+from controller.resource import Resource, digest
+from controller.settings import EnvironmentSpec, spec_problems
+from controller.writer import Identification, Lease, Writer
+
+ENVIRONMENT = """\
+name: example
+endpoints:
+  openrouter: {url: "https://openrouter.example/v1", apiKey: "env:OPENROUTER_API_KEY"}
+  huggingface: {url: "https://huggingface.example/v1"}
+proxies: {main: {url: "http://127.0.0.1:5800"}}
+prices:
+  anthropic/claude-3.5-sonnet: {input: 3.0, output: 15.0, asOf: 2026-01-01}
+"""
+"""What a case has where it says nothing about the environment."""
+
+FACTS = ("name", "spec", "observed", "signals", "past", "refs", "environment", "now")
+FRESH = ("observed", "signals", "past")
+EXPECTED = ("action", "reason", "before", "after", "waits", "edits", "message", "ends", "running", "urgent", "healthy", "bad",
+            "again_within_seconds", "evidence", "payload", "refused")
+NOW = "2026-01-05T09:00:00Z"
+ABSENT, REMOVED = "<absent>", "removed"
+_PLACE = re.compile(r"<(past|now)((?:\.\w+)*)>")
+
+
+class Mismatch(AssertionError):
+    """A case that did not come out as it says; the text has the whole change beside the expectation."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Facts and what is expected of them. `given` has everything but observed, signals and past from the steps before."""
+
+    when: str
+    given: Mapping[str, Any]
+    expect: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file. `steps` begin with those of the case that it follows."""
+
+    path: Path
+    story: str
+    steps: tuple[Step, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one step came to: the facts as `plan` saw them, the change (None = the spec was refused), the past it leads to."""
+
+    step: Step
+    situation: Situation[Any, Any] | None
+    change: Change | None
+    refused: tuple[str, ...]
+    history: Mapping[str, Any]  # state of the `past` projection before
+    later: Mapping[str, Any]  # and after
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_cases(folder: Path) -> list[Case]:
+    """Every case of a folder, by name. Raises ValueError for a file that is no case."""
+    files = {path.stem: (path, parse(path.read_bytes()).data) for path in sorted(folder.glob("*.yaml"))}
+    return [_case(name, files, ()) for name in files]
+
+
+def _case(name: str, files: Mapping[str, tuple[Path, Any]], followers: tuple[str, ...]) -> Case:
+    path, data = files[name]
+    _known(path, data, ("story", "follows", "given", "expect", "steps"))
+    before: tuple[Step, ...] = ()
+    if "follows" in data:
+        other = data["follows"]
+        if other not in files or other in (name, *followers):
+            raise ValueError(f"{path}: follows {other!r}, which is no case before it{nearest(str(other), files)}")
+        before = _case(other, files, (*followers, name)).steps
+    story = data.get("story", "")
+    if not isinstance(story, str) or not story.strip().endswith("."):
+        raise ValueError(f"{path}: story: is a sentence that ends with a full stop, found {story!r}")
+    told = data["steps"] if "steps" in data else [{key: data[key] for key in ("given", "expect") if key in data}]
+    steps = list(before)
+    for each in told:
+        _known(path, each, ("when", "given", "expect"))
+        _known(path, each.get("given", {}), FACTS)
+        _known(path, each.get("expect", {}), EXPECTED)
+        kept = {key: value for key, value in steps[-1].given.items() if key not in FRESH} if steps else {}
+        given = {key: value if key == "spec" else plain(value) for key, value in each.get("given", {}).items()}
+        steps.append(Step(each.get("when", ""), _merged(kept, given), plain(each.get("expect", {}))))
+    for step in steps[len(before):]:
+        if not ("refused" in step.expect or ("action" in step.expect and "reason" in step.expect)):
+            raise ValueError(f"{path}: expect: says the action and (some words of) its reason, found {listed(step.expect)}")
+    return Case(path, story.strip(), tuple(steps))
+
+
+def _known(path: Path, found: Any, allowed: Sequence[str]) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path}: a mapping of {listed(allowed, 20)} is expected, found {found!r}")
+    for key in found:
+        if key not in allowed:
+            raise ValueError(f"{path}: unknown key {key!r}{nearest(key, allowed)}; allowed: {listed(allowed, 20)}")
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Maps merge, `<absent>` takes away, everything else replaces."""
+    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+        return over
+    both = {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+    return {key: value for key, value in both.items() if value != ABSENT}
+
+
+# -- facts -> Situation ----------------------------------------------------------------------------------------------
+
+
+def walk(kind: Kind[Any, Any], case: Case) -> Iterator[Ran]:
+    """Every step of a case, each with the past that the ones before it led to."""
+    history: Mapping[str, Any] = {}
+    name = ""
+    for step in case.steps:
+        history, name = history if step.given.get("name") == name else {}, step.given.get("name")
+        ran = _ran(kind, step, history)
+        yield ran
+        history = ran.later
+
+
+def _ran(kind: Kind[Any, Any], step: Step, told: Mapping[str, Any]) -> Ran:
+    given, name = step.given, step.given.get("name", "example")
+    address, written = Address.of(kind.name, name), given.get("spec", REMOVED)
+    try:
+        desired = None if written == REMOVED else _resource(kind, address, written)
+    except ValidationError as error:
+        found = spec_problems("", Document({"spec": written}, {}), error, kind.spec, ("spec",))
+        return Ran(step, None, None, tuple(f"{each.field}: {each.message}" for each in found), told, told)
+    history = _history(given.get("past", {}), told, desired)
+    situation = _situation(kind, given, desired, history, left=told.get("after"))
+    change = completed(kind, address, situation)
+    events = carried_out(change, situation.past, situation.now) if change.may_go else []
+    states: dict[str, dict[str, Any]] = defaultdict(dict, {str(address): copy.deepcopy(history)})
+    for event in events:
+        fold(states, event)
+    return Ran(step, situation, change, (), history, states[address])
+
+
+def _resource(kind: Kind[Any, Any], address: Address, written: Any) -> Resource[Any]:
+    spec = kind.spec.model_validate(written)
+    return Resource(address, spec, spec.written(), digest(spec.written()))
+
+
+def _history(given: Any, before: Mapping[str, Any], desired: Resource[Any] | None) -> dict[str, Any]:
+    """What the log tells by now, and what the case adds to it."""
+    allowed = [each.name for each in fields(Past)]
+    state = copy.deepcopy(dict(before))
+    for key, value in given.items():
+        if key not in allowed:
+            raise ValueError(f"given.past: unknown key {key!r}{nearest(key, allowed)}; allowed: {listed(allowed, 40)}")
+        if key == "spec" and value == "same":
+            assert desired is not None, "given.past.spec: same needs a spec"
+            state.update(spec=desired.written, spec_digest=desired.spec_digest)
+        elif key in ("been_healthy", "bad"):
+            state[key] = [each if isinstance(each, str) else digest(each) for each in value]
+        else:
+            state[key] = _filled(value, {"past": before})
+    if "spec" not in state and state.get("running") and desired is not None:
+        state.update(spec=desired.written, spec_digest=desired.spec_digest)
+    return state
+
+
+def _situation(
+    kind: Kind[Any, Any], given: Mapping[str, Any], desired: Resource[Any] | None, history: Mapping[str, Any], left: Any
+) -> Situation[Any, Any]:
+    past = to_past(copy.deepcopy(dict(history)))
+    if kind.once and past.running and desired is not None:
+        desired = replace(desired, why="frozen", spec_digest=past.spec_digest)
+    signals = _filled(given.get("signals"), {"past": history})
+    observed = _observed(kind, given.get("observed", left), signals, past)
+    return Situation(desired, observed, past, _refs(kind, given, desired, past), datetime.fromisoformat(given.get("now", NOW)))
+
+
+def _observed(kind: Kind[Any, Any], given: Any, signals: Any, past: Past) -> Observed[Any] | Unknown | None:
+    """Of a declared kind what was last allowed is what is there; blind, it has no signals."""
+    unknown = isinstance(given, Mapping) and "unknown" in given
+    if kind.declared:
+        signals = None if unknown else signals
+        return Observed(past.after, signals) if past.after is not None or signals else None
+    if unknown:
+        return Unknown(given["unknown"])
+    return None if given is None else Observed(kind.state.model_validate(given, strict=False), signals)
+
+
+def _refs(kind: Kind[Any, Any], given: Mapping[str, Any], desired: Resource[Any] | None, past: Past) -> Refs:
+    """The references of the spec decide what of the given states is seen, as in the planner."""
+    given_states = {Address(key): value for key, value in given.get("refs", {}).items()}
+    states: dict[Address, Mapping[str, Any] | None] = {}
+    kinds: dict[str, Mapping[Address, Mapping[str, Any]]] = {}
+    named: set[Address] = set()
+    spec = desired.spec if desired else kind.spec.model_validate(past.spec, strict=False) if past.spec else None
+    references: list[Reference] = list(kind.references(spec)) if spec is not None else []
+    for ref in references:
+        if ref.to.is_wildcard:
+            kinds[ref.to.kind] = {a: state for a, state in sorted(given_states.items()) if a.kind == ref.to.kind and state}
+        elif ref.orders:
+            states[ref.to] = given_states.get(ref.to)
+        elif ref.to in given_states:
+            named.add(ref.to)
+    environment = _merged(plain(parse(ENVIRONMENT.encode()).data), given.get("environment", {}))
+    name = environment.pop("name")
+    return Refs(states, {"name": name, **EnvironmentSpec.model_validate(environment, strict=False).full()}, frozenset(named), kinds)
+
+
+# -- Situation -> Change -> past -------------------------------------------------------------------------------------
+
+
+def completed(kind: Kind[Any, Any], address: Address, situation: Situation[Any, Any]) -> Change:
+    """The kind's change with what the planner fills in; policy and graph have no say here."""
+    change, desired = kind.plan(situation), situation.desired
+    spec_digest = desired.spec_digest if desired else ""
+    intent = intent_key("example", address, situation.past.generation, spec_digest)
+    return replace(
+        change, address=address, declared=kind.declared, spec_digest=spec_digest, generation=situation.past.generation,
+        written=desired.written if desired else None, intent=f"{intent}/{change.part}" if change.part else intent,
+    )
+
+
+def carried_out(change: Change, past: Past, now: datetime) -> list[Event]:
+    """The events of a change that may go and succeeds, as the executor writes them."""
+    log = MemoryLog()
+    writer = Writer(log, Identification("example", "m", "1", "nobody"), lambda: now, bytes, Lease(), 0)
+    executor = Executor(
+        writer=writer, provider=lambda name: _Willing(), past=lambda address: past, frozen=lambda address: change.written,
+        pool=SerialPool(), report=lambda text: None, stop=lambda: False,
+    )
+    executor.run(Plan("example", "", (change,)))
+    return [event for event in log.events if event.subject == change.address]
+
+
+class _Willing:
+    """A provider that does everything it is told."""
+
+    def observe(self, known: Sequence[Any]) -> Mapping[Address, Any]:
+        return {}
+
+    def apply(self, change: Change, report: Callable[[str], None]) -> Outcome:
+        return Outcome()
+
+
+# -- comparing -------------------------------------------------------------------------------------------------------
+
+
+def run_case(kind: Kind[Any, Any], case: Case) -> list[Ran]:
+    """Walks a case; raises Mismatch at the first step that does not come out as it says."""
+    out = []
+    for number, ran in enumerate(walk(kind, case)):
+        faults = compare(ran)
+        if faults:
+            where = f"{case.path.name}, step {number + 1}" + (f" ({ran.step.when})" if ran.step.when else "")
+            found = told(ran.change, ran.situation.now) if ran.change and ran.situation else {"refused": list(ran.refused)}
+            raise Mismatch(f"{where}: {case.story}\n  " + "\n  ".join(faults)
+                           + f"\n-- expected\n{_yaml(ran.step.expect)}-- found\n{_yaml(found)}")
+        out.append(ran)
+    return out
+
+
+def compare(ran: Ran) -> list[str]:
+    """What of a step's expectation is not so, as sentences."""
+    expect = _filled(ran.step.expect, {"past": ran.history, "now": ran.step.given.get("now", NOW)})
+    if ran.change is None or "refused" in expect:
+        wanted = expect.get("refused", [])
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        faults = [f"refused: {each!r} is not said" for each in wanted if not any(each in said for said in ran.refused)]
+        return faults or ([] if wanted and ran.refused else ["the spec was refused" if ran.refused else "the spec was not refused"])
+    assert ran.situation is not None
+    found = told(ran.change, ran.situation.now)
+    if ran.change.is_noop and not ran.change.reason:
+        return ["a noop has to say why"]
+    defaults = {"waits": [], "edits": {}, "ends": "", "urgent": False, "bad": False}
+    return [fault for key, want in {**defaults, **expect}.items() for fault in _differs(key, want, found.get(key))]
+
+
+def _differs(place: str, want: Any, found: Any) -> Iterator[str]:
+    """Maps may have more than is expected (but `edits`); lists have to be as long; a reason has to contain the words."""
+    if place == "reason":
+        if want not in found:
+            yield f"reason: {want!r} is not in {found!r}"
+    elif place == "again_within_seconds":
+        if (want is None) != (found is None) or (want is not None and found > want):
+            yield f"{place}: expected {want}, found {found}"
+    elif place == "waits":
+        said = [f"{each['code']} {each['on']}: {each['reason']}" for each in found]
+        if len(said) != len(want) or not all(one.startswith(text) for one, text in zip(said, want, strict=True)):
+            yield f"waits: expected {want}, found {said}"
+    elif place == "edits" and want != found:
+        yield f"edits: expected {want}, found {found}"
+    elif isinstance(want, Mapping) and isinstance(found, Mapping):
+        for key, value in want.items():
+            if value == ABSENT:
+                if key in found:
+                    yield f"{place}.{key}: expected nothing there, found {found[key]!r}"
+            elif key not in found:
+                yield f"{place}.{key}: expected {value!r}, found nothing there"
+            else:
+                yield from _differs(f"{place}.{key}", value, found[key])
+    elif isinstance(want, list) and isinstance(found, list) and len(want) == len(found):
+        for index, (one, other) in enumerate(zip(want, found, strict=True)):
+            yield from _differs(f"{place}.{index}", one, other)
+    elif want != found:
+        yield f"{place}: expected {want!r}, found {found!r}"
+
+
+def told(change: Change, now: datetime) -> dict[str, Any]:
+    """A change as plain data, with everything that a case may expect."""
+    out = {
+        "action": change.action.value, "reason": change.reason, "before": change.before, "after": change.after,
+        "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
+        "edits": {str(address): None if edit is None else dict(edit) for address, edit in change.edits.items()},
+        "message": change.message, "ends": change.ends, "running": change.running, "urgent": change.urgent,
+        "healthy": change.healthy, "bad": bool(change.bad), "evidence": dict(change.evidence), "payload": change.payload,
+        "again_within_seconds": (change.again - now).total_seconds() if change.again else None,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(out))
+    return found
+
+
+def _filled(value: Any, facts: Mapping[str, Any]) -> Any:
+    """With `<past.after.x>` replaced by what is there."""
+    if isinstance(value, Mapping):
+        return {key: _filled(each, facts) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, facts) for each in value]
+    place = _PLACE.fullmatch(value) if isinstance(value, str) else None
+    if place is None:
+        return value
+    found: Any = facts[place[1]]
+    for part in place[2].split(".")[1:]:
+        found = found[part]
+    return found
+
+
+def _yaml(data: Any) -> str:
+    return dump(plain(data)).decode()
+
+
+# -- laws ------------------------------------------------------------------------------------------------------------
+
+
+def contract(kind: Kind[Any, Any], cases: Iterable[Case] = ()) -> list[str]:
+    """Every law of kinds that this one breaks, with where; an empty list is what a test asserts."""
+    faults = [f"{kind.name}: schema: {fault}" for fault in _undocumented(kind.spec.model_json_schema(by_alias=True))]
+    for case in cases:
+        for number, ran in enumerate(walk(kind, case)):
+            if ran.situation is not None and ran.change is not None:
+                found = _unjust(kind, ran.situation, ran.change)
+                faults += [f"{kind.name}: {case.path.name}, step {number + 1}: {fault}" for fault in found]
+    return faults
+
+
+def _unjust(kind: Kind[Any, Any], situation: Situation[Any, Any], change: Change) -> Iterator[str]:
+    before = _spread(situation)
+    once, again = (completed(kind, change.address, situation) for _ in range(2))
+    if not once == again == change:
+        yield "plan is not pure: the same situation gave another change"
+    if _spread(situation) != before:
+        yield "plan is not pure: it changed the situation that it was given"
+    if change.is_noop and not change.reason.strip():
+        yield "a noop has to say why"
+    if change.ends and not kind.once:
+        yield f"ends as {change.ends}, but only a run ends"
+    if situation.desired is not None:
+        spec = situation.desired.spec
+        if kind.spec.model_validate(json.loads(json.dumps(spec.written())), strict=False) != spec:
+            yield "spec.written() does not read back as the same spec"
+    yield from _blind_removal(kind, change.address, situation)
+    if not change.is_noop:
+        yield from _untellable(change, situation)
+
+
+def _spread(situation: Situation[Any, Any]) -> str:
+    """All that plan could have changed, as text."""
+    return repr((situation.desired, situation.observed, situation.past, vars(situation.refs)))
+
+
+def _blind_removal(kind: Kind[Any, Any], address: Address, situation: Situation[Any, Any]) -> Iterator[str]:
+    """Removed from git, it goes with signals, without them, and when nothing can be seen."""
+    seen = situation.observed
+    without = Observed(seen.state) if isinstance(seen, Observed) else seen
+    blind = without if kind.declared else Unknown("nobody answers")
+    changes = [completed(kind, address, replace(situation, desired=None, observed=each)) for each in (seen, without, blind)]
+    if len({(each.action, each.ends, not each.waits, str(each.edits)) for each in changes}) > 1:
+        yield "removal needs signals: blind it comes out as " + " / ".join(f"{each.action}: {each.reason}" for each in changes)
+    if situation.past.exists and any(each.is_noop or each.waits for each in changes):
+        yield f"what is removed from git stays: {changes[0].reason}"
+
+
+def _untellable(change: Change, situation: Situation[Any, Any]) -> Iterator[str]:
+    """Its events are JSON, without help, and small enough for the log."""
+    for event in carried_out(replace(change, waits=()), replace(situation.past, intents=()), situation.now):
+        try:
+            json.dumps(event.data, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            yield f"{event.type} is not JSON: {error}"
+        if len(encode(event)) > MAX_EVENT_BYTES:
+            yield f"{event.type} has {len(encode(event))} bytes; at most {MAX_EVENT_BYTES} fit the log"
+
+
+def _undocumented(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Fields without title, description or examples, of this model and all models in it; a title may be that of its model."""
+    models = schema.get("$defs", {})
+    for name, model in {"spec": schema, **models}.items():
+        for field, about in model.get("properties", {}).items():
+            titled = {**models.get(about.get("$ref", "").rpartition("/")[2], {}), **about}
+            missing = [key for key, there in (("title", titled), ("description", about), ("examples", about)) if not there.get(key)]
+            if missing:
+                yield f"{name}.{field} has no {', '.join(missing)}"

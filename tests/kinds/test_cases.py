@@ -1,0 +1,107 @@
+"""Every case of every kind, the laws that all kinds keep, and where kinds meet: the gateway is fed the cases of rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.address import Address
+from controller.kind import Kind, Refs
+from controller.kinds import find
+from controller.kinds.gateway.plan import render
+from controller.proxy import table as proxy
+from controller.testing.cases import ENVIRONMENT, Case, Mismatch, contract, load_cases, run_case, walk
+
+HERE = Path(__file__).parent
+LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12}
+
+
+def folder(kind: Kind[Any, Any]) -> Path:
+    """tests/kinds/<folder of the kind>/cases"""
+    return HERE / kind.plan.__module__.split(".")[-2] / "cases"
+
+
+KINDS = find()
+CASES = [(kind, case) for kind in KINDS.values() for case in load_cases(folder(kind))]
+EACH = pytest.mark.parametrize(("kind", "case"), CASES, ids=[f"{kind.name}-{case.name}" for kind, case in CASES])
+
+
+@EACH
+def test_case(kind: Kind[Any, Any], case: Case) -> None:
+    run_case(kind, case)
+
+
+@EACH
+def test_laws(kind: Kind[Any, Any], case: Case) -> None:
+    assert contract(kind, [case]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_has_cases_and_documented_fields(kind: Kind[Any, Any]) -> None:
+    assert contract(kind) == []
+    own = [case for each, case in CASES if each is kind]
+    assert len(own) >= LEAST.get(kind.name, 8)
+    assert len({case.story for case in own}) == len(own)
+
+
+@pytest.mark.parametrize("case", [case for kind, case in CASES if kind.name == "Rollout"], ids=lambda case: case.name)
+def test_the_proxy_takes_the_routes_of_every_state_of_a_rollout(case: Case) -> None:
+    for ran in walk(KINDS["Rollout"], case):
+        after = ran.change.after if ran.change and ran.situation else None
+        if after is None or not after["stable"] or ran.situation is None or not (ran.change and (ran.change.may_go or ran.change.is_noop)):
+            continue
+        states = {Address.of("ModelBinding", after["binding"]): {**after["stable"], "fallbacks": []}}
+        kinds = {"ModelBinding": states, "Rollout": {Address.of("Rollout", "run"): after}}
+        table = render(Refs({}, ran.situation.refs.environment, kinds=kinds))
+        found = proxy.decode(msgspec.json.encode({**table, "serial": 1, "digest": "d"}))
+        assert proxy.problems(found) == []
+        assert found.routes[after["binding"]].variants[0].version == shown(after)
+
+
+def shown(after: Any) -> str:
+    """What the first variant has to be: the candidate only after a promotion that git does not say yet."""
+    promoted = after["phase"] == "promoted" and not after["settled"]
+    return str(after["candidate" if promoted else "stable"]["version"])
+
+
+# -- the runner itself -----------------------------------------------------------------------------------------------
+
+
+def test_a_case_that_does_not_come_out_shows_the_whole_change(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("""\
+story: A binding is created.
+given: {name: docs, spec: {model: acme/m, endpoint: openrouter, version: v1}}
+expect: {action: update, reason: v2, waits: [Invalid]}
+""")
+    (case,) = load_cases(tmp_path)
+    with pytest.raises(Mismatch) as error:
+        run_case(KINDS["ModelBinding"], case)
+    text = str(error.value)
+    assert "action: expected 'update', found 'create'" in text
+    assert "reason: 'v2' is not in 'acme/m v1 at openrouter answers'" in text
+    assert "waits: expected ['Invalid'], found []" in text
+    assert "-- found\naction: create\n" in text
+    assert "  endpoint: openrouter" in text
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("stroy: x", "unknown key 'stroy' (did you mean \"story\"?)"),
+    ("story: no stop\nexpect: {action: noop, reason: x}", "a sentence that ends with a full stop"),
+    ("story: A noop.\nexpect: {action: noop}", "says the action and (some words of) its reason"),
+    ("story: Late.\nfollows: nobody\nexpect: {action: noop, reason: x}", "'nobody', which is no case before it"),
+    ("story: Facts.\ngiven: {specs: 1}\nexpect: {action: noop, reason: x}", "unknown key 'specs' (did you mean \"spec\"?)"),
+])
+def test_a_file_that_is_no_case_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(ValueError) as error:
+        load_cases(tmp_path)
+    assert said in str(error.value)
+    assert "broken.yaml" in str(error.value)
+
+
+def test_the_environment_of_cases_is_a_valid_one() -> None:
+    assert "endpoints:" in ENVIRONMENT
