@@ -38,7 +38,7 @@ def diff(before: Any, after: Any, path: Path = ()) -> tuple[FieldDiff, ...]:
 def _diff(before: Any, after: Any, path: Path) -> Iterator[FieldDiff]:
     if before is ABSENT or after is ABSENT or not (isinstance(before, Mapping) and isinstance(after, Mapping)):
         if before is ABSENT or after is ABSENT or before != after or type(before) is not type(after):
-            yield from _whole(before, after, path)
+            yield FieldDiff(path, before, after)
         return
     for key in sorted({*before, *after}):
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)
@@ -46,16 +46,20 @@ def _diff(before: Any, after: Any, path: Path) -> Iterator[FieldDiff]:
             yield from _diff(old, new, (*path, str(key)))
 
 
-def _whole(before: Any, after: Any, path: Path) -> Iterator[FieldDiff]:
-    """A value that appeared or went: told field by field when it is a mapping, so that a person can read it."""
-    if before is ABSENT and isinstance(after, Mapping) and after:
-        for key in sorted(after):
-            yield from _whole(ABSENT, after[key], (*path, str(key)))
-    elif after is ABSENT and isinstance(before, Mapping) and before:
-        for key in sorted(before):
-            yield from _whole(before[key], ABSENT, (*path, str(key)))
-    elif before is ABSENT or after is ABSENT or before != after:
-        yield FieldDiff(path, before, after)
+def flat(diffs: Iterable[FieldDiff]) -> tuple[FieldDiff, ...]:
+    """For people: a mapping that appeared or went is told field by field. Not reversible any more."""
+    return tuple(leaf for each in diffs for leaf in _leaves(each))
+
+
+def _leaves(one: FieldDiff) -> Iterator[FieldDiff]:
+    side = one.new if one.old is ABSENT else one.old
+    if (one.old is ABSENT or one.new is ABSENT) and isinstance(side, Mapping) and side:
+        for key in sorted(side):
+            old = ABSENT if one.old is ABSENT else one.old[key]
+            new = ABSENT if one.new is ABSENT else one.new[key]
+            yield from _leaves(FieldDiff((*one.path, str(key)), old, new))
+    else:
+        yield one
 
 
 def patched(value: Any, diffs: Iterable[FieldDiff]) -> Any:

@@ -139,20 +139,21 @@ TYPES: tuple[EventType, ...] = (
         "action.started", 1, "Durable before the side effect.",
         {**_ACTION, "reason": "why, for people", "spec": "what the user wrote", "spec_digest": "digest of it",
          "before": "state before", "after": "state that is aimed at", "diff": "field differences",
-         "cost": "USD: estimate and ceiling", "irreversible": "why a revert will not undo it", "handle": "of a run",
+         "cost": "USD: estimate and ceiling", "irreversible": "why a revert will not undo it", "frozen": "of a run: the spec with its defaults",
          "evidence": "figures behind a decision", "bad": "digest judged bad"},
         _started,
     ),
     EventType(
         "action.succeeded", 1, "The side effect is done and `after` is true.",
         {**_ACTION, "after": "state now", "running": "a run that goes on", "ends": "how a run ended",
-         "healthy": "a state to go back to", "handle": "how the provider finds it again", "notes": "what the provider adds"},
+         "healthy": "a state to go back to", "handle": "how the provider finds it again", "notes": "what the provider adds",
+         "said": "sentence for people"},
         lambda event: f"{_subject(event)}: {event.data.get('said') or str(event.data.get('action', '')) + ' done'}",
     ),
     EventType(
         "action.failed", 1, "The side effect did not happen, for now (temporary) or for good.",
         {**_ACTION, "error": "what the provider said", "temporary": "whether it is retried", "attempts": "so far",
-         "retry_at": "not before"},
+         "retry_at": "not before", "failed_digest": "what has to change before it is tried again"},
         _failed,
     ),
     EventType(
@@ -174,7 +175,7 @@ TYPES: tuple[EventType, ...] = (
     ),
     EventType(
         "edits.written", 1, "The edits are in git, whoever wrote them.",
-        {"intent": "key of the write-back", "commit": "the commit that has them", "by": "controller or person"},
+        {"intent": "key of the write-back", "commit": "the commit that has them", "by": "controller or person", "said": "sentence for people"},
         lambda event: f"{_subject(event)}: {event.data.get('said', 'its result is in git')}",
     ),
     EventType(

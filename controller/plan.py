@@ -20,7 +20,7 @@ import msgspec
 from controller.address import Address
 from controller.change import Action, Change, Plan, Verdict, Wait
 from controller.diff import ABSENT as NO_FIELD
-from controller.diff import FieldDiff, diff
+from controller.diff import FieldDiff, diff, flat
 from controller.errors import Problem
 from controller.graph import order
 from controller.kind import Kind, Observed, Past, Reference, Refs, Situation, Unknown
@@ -456,7 +456,7 @@ def _diffs(change: Change) -> tuple[FieldDiff, ...]:
     if change.is_noop:
         return ()
     before, after = (NO_FIELD if side is None else side for side in (change.before, change.after))
-    return diff(before, after)
+    return flat(diff(before, after))
 
 
 def _observed_digest(seen: Observed[Any] | Unknown | None) -> str:

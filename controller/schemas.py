@@ -59,6 +59,9 @@ def _of(model: type[Spec]) -> dict[str, Any]:
 def _tidy(schema: Any) -> Any:
     """Constants get no title of their own; pydantic's `default: null` says nothing."""
     if isinstance(schema, dict):
+        for name, field in schema.get("properties", {}).items():
+            if isinstance(field, dict):
+                field.setdefault("title", name)  # pydantic leaves out a title that equals that of the model
         return {key: _tidy(value) for key, value in schema.items() if not (key == "default" and value is None)}
     if isinstance(schema, list):
         return [_tidy(value) for value in schema]

@@ -173,15 +173,19 @@ def _document(path: str, content: bytes, problems: list[Problem]) -> Document | 
 
 
 def _validated(environment: str, path: str, document: Document, problems: list[Problem]) -> dict[str, Any]:
+    found: EnvironmentFile | None
     try:
         found = EnvironmentFile.model_validate(document.data)
     except ValidationError as error:
         problems.extend(spec_problems(path, document, error, EnvironmentFile))
-        return {}
-    if found.metadata.name != environment:
+        found = None
+    data = document.data if isinstance(document.data, dict) else {}
+    metadata = data.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if isinstance(name, str) and name != environment:
         line = document.lines.get(("metadata", "name"), 0)
-        problems.append(Problem(path, f"is {found.metadata.name!r}, the folder says {environment!r}", line, "metadata.name"))
-    return found.spec.written()
+        problems.append(Problem(path, f"is {name!r}, the folder says {environment!r}", line, "metadata.name"))
+    return found.spec.written() if found else {}
 
 
 def spec_problems(

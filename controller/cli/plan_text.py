@@ -125,11 +125,9 @@ def _field(one: FieldDiff) -> list[Text]:
 
 
 def _unchanged(console: Console, plan: Plan, kept: Sequence[tuple[str, str]]) -> None:
-    planned = {change.address: change.reason for change in plan.changes if change.is_noop}
-    busy = {change.address for change in plan.changes if not change.is_noop}
-    before: dict[str, str] = {address: reason for address, reason in kept if address not in busy}
-    before.update(planned)
-    same = sorted(before.items())
+    planned = [(str(change.address), change.reason) for change in plan.changes if change.is_noop]
+    told = {change.address for change in plan.changes}
+    same = sorted([*planned, *((address, reason) for address, reason in kept if address not in told)])
     if same:
         console.print()
         write(console, styled("Unchanged", "bold"))
@@ -173,7 +171,7 @@ def summary(plan: Plan) -> str:
     counts = plan.counts()
     if not counts:
         same = f"{plan.total} resource{'' if plan.total == 1 else 's'}"
-        return f"Plan: nothing to do for what can be read; {same}." if plan.problems else f"Plan: nothing to do; {same} as git says."
+        return f"Plan: nothing to do{' for what can be read' if plan.problems else ''}; {same} as git says."
     named = {action: words for action, words in WORDS.items() if counts.get(action.value) or action is Action.DELETE}
     said = [f"{counts.get(action.value, 0)} {words}" for action, words in named.items()]
     waits = f"; {len(plan.pending)} wait{'s' if len(plan.pending) == 1 else ''}" if plan.pending else ""

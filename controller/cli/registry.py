@@ -50,14 +50,14 @@ def command(call: Call, agent: str, form: str, json_: bool) -> int:
 
 def _table(call: Call, controller: Controller, agents: Mapping[str, Mapping[str, Any]]) -> None:
     from controller.cli.text import rows, short, styled
-    from controller.projections.registry import aliases
+    from controller.projections.registry import aliases, versions_of
 
     console = call.console()
     titles = ("AGENT", "VERSION", "ALIAS", "STATUS", "MODEL", "ENDPOINT", "DEPLOYED", "BY", "COMMIT", "ROLLOUT", "SCORE")
     table = [[styled(title, "bold") for title in titles]]
     for agent, state in sorted(agents.items()):
         named = {version: alias for alias, version in aliases(state).items()}
-        for each in reversed(state.get("versions", ())):
+        for each in reversed(versions_of(state)):
             current = each["status"] in ("deployed", "canary", "promoted")
             commit = each.get("commit", "")
             score = each.get("evaluation_score")

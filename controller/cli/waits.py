@@ -74,7 +74,8 @@ def still_open(controller: Controller, plan: Plan) -> list[Open]:
         if past.failed:
             found.setdefault((address, "Failed"), Open(address, "Failed", past.failed, True))
         elif past.attempts:
-            found.setdefault((address, "Retry"), Open(address, "Retry", f"tried {past.attempts} times", False))
+            after = f", next after {past.retry_at:%H:%M:%S} UTC" if past.retry_at else ""
+            found.setdefault((address, "Retry"), Open(address, "Retry", f"tried {past.attempts} times{after}", False))
     return [found[key] for key in sorted(found)]
 
 

@@ -26,6 +26,11 @@ class Projection:
     folds: Mapping[str, Callable[[States, Event], str]]
     mark: Callable[[Mapping[str, Any]], str] = lambda state: ""  # put before the digest, so that keys can be told apart by it
 
+    def fold(self, states: States, event: Event) -> str:
+        """One event; returns the key that changed, or nothing."""
+        step = self.folds.get(event.type)
+        return step(states, event) if step else ""
+
 
 class _Table(States):
     """States of one projection: read from the cache by key when first touched; knows what changed."""

@@ -146,6 +146,9 @@ def _mark(state: Mapping[str, Any]) -> str:
 PAST = Projection("past", {name: _on_subject(step) for name, step in _STEPS.items()}, _mark)
 
 
+fold = PAST.fold
+
+
 def to_past(state: Mapping[str, Any]) -> Past:
     """The record that planning sees."""
     if not state:

@@ -43,9 +43,9 @@ from controller.errors import listed, nearest
 from controller.events import MAX_EVENT_BYTES, Event, encode
 from controller.kind import Kind, Observed, Outcome, Past, Reference, Refs, Situation, Unknown
 from controller.log import MemoryLog
-from controller.plan import as_json, intent_key
+from controller.plan import intent_key
 from controller.pool import SerialPool
-from controller.projections.past import fold, to_past
+from controller.projections.past import PAST, to_past
 from controller.resource import Resource, digest
 from controller.settings import EnvironmentSpec, spec_problems
 from controller.writer import Identification, Lease, Writer
@@ -165,13 +165,11 @@ def _merged(base: Any, over: Any) -> Any:
 
 def walk(kind: Kind[Any, Any], case: Case) -> Iterator[Ran]:
     """Every step of a case, each with the past that the ones before it led to."""
-    history: Mapping[str, Any] = {}
-    name = ""
+    last: Ran | None = None
     for step in case.steps:
-        history, name = history if step.given.get("name") == name else {}, step.given.get("name")
-        ran = _ran(kind, step, history)
-        yield ran
-        history = ran.later
+        same = last is not None and last.step.given.get("name") == step.given.get("name")
+        last = _ran(kind, step, last.later if last and same else {})
+        yield last
 
 
 def _ran(kind: Kind[Any, Any], step: Step, told: Mapping[str, Any]) -> Ran:
@@ -188,7 +186,7 @@ def _ran(kind: Kind[Any, Any], step: Step, told: Mapping[str, Any]) -> Ran:
     events = carried_out(change, situation.past, situation.now) if change.may_go else []
     states: dict[str, dict[str, Any]] = defaultdict(dict, {str(address): copy.deepcopy(history)})
     for event in events:
-        fold(states, event)
+        PAST.folds[event.type](states, event)
     return Ran(step, situation, change, (), history, states[address])
 
 
