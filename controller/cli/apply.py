@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -46,10 +45,10 @@ def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str]
         left = still_open(controller, result.plan)
     code = 130 if came else exit_code(left)
     if json_:
-        from controller.events import encode
+        from controller.cli.text import event_as_json
 
         call.emit({**(more or {}), "environment": controller.environment, "commit": result.commit, "position": result.position,
-                   "events": [json.loads(encode(event)) for event in result.events], "open": [each.as_json() for each in left],
+                   "events": [event_as_json(event) for event in result.events], "open": [each.as_json() for each in left],
                    "exit": code})
         return code
     _tell(call, result.events)

@@ -104,9 +104,9 @@ def _wanted(event: Event, subject: str, type_: str) -> bool:
 
 def _write(call: Call, console: Console, event: Event, json_: bool) -> None:
     if json_:
-        from controller.events import encode
+        from controller.cli.text import event_as_json
 
-        click.echo(encode(event).decode())
+        call.emit(event_as_json(event), line=True)
     else:
         line(console, event)
 

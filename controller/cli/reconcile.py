@@ -47,13 +47,11 @@ def _lines(text: str) -> None:
 
 def _json_lines(call: Call, controller: Controller) -> Callable[[str], None]:
     """The loop tells sentences that begin with a sequence; the event behind each is read back from the log."""
-    import json
-
-    from controller.events import encode
+    from controller.cli.text import event_as_json
 
     def told(text: str) -> None:
         found = EVENT.match(text)
         event = next(controller.events(after=int(found[1]) - 1), None) if found else None
-        call.emit(json.loads(encode(event)) if event else {"error": text}, line=True)
+        call.emit(event_as_json(event) if event else {"error": text}, line=True)
 
     return told

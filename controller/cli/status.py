@@ -74,7 +74,7 @@ def what(status: Status) -> str:
 def _table(console: Console, found: Sequence[Status]) -> None:
     from controller.cli.text import HEALTH_STYLE, age, rows, styled
 
-    head = [styled(title, "bold") for title in ("KIND", "NAME", "HEALTH", "SINCE", "WHAT", "CONDITIONS")]
+    head = [styled(title, "bold") for title in ("KIND", "NAME", "HEALTH", "SINCE", "WHAT AND CONDITIONS")]
     table = [head]
     for each in found:
         told = [f"{code}: {reason}".partition("\n")[0] for code, reason in sorted(each.told.items())]
@@ -84,8 +84,9 @@ def _table(console: Console, found: Sequence[Status]) -> None:
         table.append([
             styled(kind), styled(name, "bold"),
             styled(each.health, HEALTH_STYLE.get(each.health, "")), styled(age(each.past.since)),
-            styled(what(each)), styled("; ".join(told), "yellow"),
+            styled(what(each)),
         ])
+        table += [[styled(""), styled(""), styled(""), styled(""), styled(f"! {line}", "yellow")] for line in told]
     rows(console, table)
 
 

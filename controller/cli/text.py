@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from controller.events import Event
+
 SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential)")
 REFERENCE = re.compile(r"^(env|file|output):")
 USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
@@ -56,7 +58,7 @@ def shown(value: Any, name: str = "") -> str:
 def styled(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(clean(text), style=style)
+    return Text.assemble((clean(text), style))  # a span, so that what is added to it keeps its own look
 
 
 def write(console: Console, text: Text | str, *, indent: int = 0, hang: int = 0) -> None:
@@ -83,7 +85,9 @@ def rows(console: Console, table: Sequence[Sequence[Text | str]], *, indent: int
             if widths[column]:
                 line += cell + styled(" " * (widths[column] - cell.cell_len + gap))
         last = row[count - 1] if len(row) == count else styled("")
-        if console.is_terminal and console.width - start < 24 and last.cell_len > console.width - start:
+        if not last:
+            line.rstrip()
+        if last and console.is_terminal and console.width - start < 24 and last.cell_len > console.width - start:
             line.rstrip()
             console.print(line, no_wrap=True, crop=False, overflow="ignore")
             write(console, last, indent=indent + 4)
@@ -99,6 +103,16 @@ def _beside(console: Console, line: Text, last: Text, start: int) -> None:
     console.print(whole, no_wrap=True, crop=False, overflow="ignore")
     for more in lines[1:]:
         console.print(styled(" " * start) + more, no_wrap=True, crop=False, overflow="ignore")
+
+
+def event_as_json(event: Event) -> dict[str, Any]:
+    """The CloudEvent as a mapping, each attribute once."""
+    import json
+
+    from controller.events import encode
+
+    plain: dict[str, Any] = json.loads(encode(event))
+    return plain
 
 
 def moment(at: datetime | None) -> str:

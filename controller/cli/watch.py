@@ -144,15 +144,18 @@ def _live(call: Call, looks: Iterable[Look]) -> str:
 def _lines(call: Call, looks: Iterable[Look], *, json_: bool) -> str:
     """Events, and each rollout whenever its step, weight, phase or conditions have changed; moving figures alone are no line."""
     from controller.cli.status import as_plain
-    from controller.cli.text import clean
+    from controller.cli.text import clean, event_as_json
     from controller.cli.watch_text import one_line
-    from controller.events import encode, sentence
+    from controller.events import sentence
 
     seen: dict[str, Any] = {}
     ended = ""
     for look in looks:
         for event in look.events:
-            click.echo(encode(event).decode() if json_ else clean(f"{event.sequence:04d} {sentence(event)}"))
+            if json_:
+                call.emit(event_as_json(event), line=True)
+            else:
+                click.echo(clean(f"{event.sequence:04d} {sentence(event)}"))
         for status in look.rollouts:
             after = status.past.after or {}
             key = (after.get("phase"), after.get("step"), after.get("weight"), sorted(status.past.conditions))

@@ -10,7 +10,7 @@ carried out by the real executor with a pen that writes to nowhere -> the real f
       spec: {...}                   # as a user writes it; the word `removed` = not in git
       observed: {...}               # state; `{unknown: why}`; left out = not there, or what the last step left
       signals: {...}                # figures of now, never taken over from the step before
-      past: {...}                   # fields of Past, over what the log tells by now; `spec: same` = git has not changed since
+      past: {...}                   # fields of Past, over what the log tells by now
       refs: {Kind/name: {...}}      # states of other resources; the kind sees those that it references
       environment: {...}            # as in environment.yaml, over the one below
       now: 2026-01-05T09:00:00Z
@@ -26,10 +26,13 @@ import copy
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,7 +70,7 @@ EXPECTED = ("action", "reason", "before", "after", "waits", "edits", "message", 
             "again_within_seconds", "evidence", "payload", "refused")
 NOW = "2026-01-05T09:00:00Z"
 ABSENT, REMOVED = "<absent>", "removed"
-_PLACE = re.compile(r"<(past|now)((?:\.\w+)*)>")
+_PLACE = re.compile(r"<past\.([\w.]+)>")
 
 
 class Mismatch(AssertionError):
@@ -154,8 +157,9 @@ def _known(path: Path, found: Any, allowed: Sequence[str]) -> None:
 
 def _merged(base: Any, over: Any) -> Any:
     """Maps merge, `<absent>` takes away, everything else replaces."""
-    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+    if not isinstance(over, Mapping):
         return over
+    base = base if isinstance(base, Mapping) else {}
     both = {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
     return {key: value for key, value in both.items() if value != ABSENT}
 
@@ -172,57 +176,36 @@ def walk(kind: Kind[Any, Any], case: Case) -> Iterator[Ran]:
         yield last
 
 
-def _ran(kind: Kind[Any, Any], step: Step, told: Mapping[str, Any]) -> Ran:
-    given, name = step.given, step.given.get("name", "example")
-    address, written = Address.of(kind.name, name), given.get("spec", REMOVED)
+def _ran(kind: Kind[Any, Any], step: Step, before: Mapping[str, Any]) -> Ran:
+    given, address = step.given, Address.of(kind.name, step.given.get("name", "example"))
+    written = given.get("spec", REMOVED)
     try:
-        desired = None if written == REMOVED else _resource(kind, address, written)
+        spec = None if written == REMOVED else kind.spec.model_validate(written)
     except ValidationError as error:
         found = spec_problems("", Document({"spec": written}, {}), error, kind.spec, ("spec",))
-        return Ran(step, None, None, tuple(f"{each.field}: {each.message}" for each in found), told, told)
-    history = _history(given.get("past", {}), told, desired)
-    situation = _situation(kind, given, desired, history, left=told.get("after"))
+        return Ran(step, None, None, tuple(f"{each.field}: {each.message}" for each in found), before, before)
+    history = _history(given.get("past", {}), before)
+    past = to_past(copy.deepcopy(history))
+    desired = Resource(address, spec, spec.written(), digest(spec.written())) if spec is not None else None
+    if kind.once and past.running and desired is not None:
+        desired = replace(desired, why="frozen", spec_digest=past.spec_digest)
+    observed = _observed(kind, given.get("observed", before.get("after")), _filled(given.get("signals"), history), past)
+    moment = datetime.fromisoformat(given.get("now", NOW))
+    situation = Situation(desired, observed, past, _refs(kind, given, spec, past), moment)
     change = completed(kind, address, situation)
-    events = carried_out(change, situation.past, situation.now) if change.may_go else []
     states: dict[str, dict[str, Any]] = defaultdict(dict, {str(address): copy.deepcopy(history)})
-    for event in events:
+    for event in carried_out(change, past, moment) if change.may_go else ():
         PAST.folds[event.type](states, event)
     return Ran(step, situation, change, (), history, states[address])
 
 
-def _resource(kind: Kind[Any, Any], address: Address, written: Any) -> Resource[Any]:
-    spec = kind.spec.model_validate(written)
-    return Resource(address, spec, spec.written(), digest(spec.written()))
-
-
-def _history(given: Any, before: Mapping[str, Any], desired: Resource[Any] | None) -> dict[str, Any]:
+def _history(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """What the log tells by now, and what the case adds to it."""
     allowed = [each.name for each in fields(Past)]
-    state = copy.deepcopy(dict(before))
-    for key, value in given.items():
+    for key in given:
         if key not in allowed:
             raise ValueError(f"given.past: unknown key {key!r}{nearest(key, allowed)}; allowed: {listed(allowed, 40)}")
-        if key == "spec" and value == "same":
-            assert desired is not None, "given.past.spec: same needs a spec"
-            state.update(spec=desired.written, spec_digest=desired.spec_digest)
-        elif key in ("been_healthy", "bad"):
-            state[key] = [each if isinstance(each, str) else digest(each) for each in value]
-        else:
-            state[key] = _filled(value, {"past": before})
-    if "spec" not in state and state.get("running") and desired is not None:
-        state.update(spec=desired.written, spec_digest=desired.spec_digest)
-    return state
-
-
-def _situation(
-    kind: Kind[Any, Any], given: Mapping[str, Any], desired: Resource[Any] | None, history: Mapping[str, Any], left: Any
-) -> Situation[Any, Any]:
-    past = to_past(copy.deepcopy(dict(history)))
-    if kind.once and past.running and desired is not None:
-        desired = replace(desired, why="frozen", spec_digest=past.spec_digest)
-    signals = _filled(given.get("signals"), {"past": history})
-    observed = _observed(kind, given.get("observed", left), signals, past)
-    return Situation(desired, observed, past, _refs(kind, given, desired, past), datetime.fromisoformat(given.get("now", NOW)))
+    return {**copy.deepcopy(dict(before)), **_filled(given, before)}
 
 
 def _observed(kind: Kind[Any, Any], given: Any, signals: Any, past: Past) -> Observed[Any] | Unknown | None:
@@ -236,24 +219,18 @@ def _observed(kind: Kind[Any, Any], given: Any, signals: Any, past: Past) -> Obs
     return None if given is None else Observed(kind.state.model_validate(given, strict=False), signals)
 
 
-def _refs(kind: Kind[Any, Any], given: Mapping[str, Any], desired: Resource[Any] | None, past: Past) -> Refs:
+def _refs(kind: Kind[Any, Any], given: Mapping[str, Any], spec: Any, past: Past) -> Refs:
     """The references of the spec decide what of the given states is seen, as in the planner."""
-    given_states = {Address(key): value for key, value in given.get("refs", {}).items()}
-    states: dict[Address, Mapping[str, Any] | None] = {}
-    kinds: dict[str, Mapping[Address, Mapping[str, Any]]] = {}
-    named: set[Address] = set()
-    spec = desired.spec if desired else kind.spec.model_validate(past.spec, strict=False) if past.spec else None
+    there = {Address(key): state for key, state in sorted(given.get("refs", {}).items()) if state is not None}
+    if spec is None and past.spec is not None:
+        spec = kind.spec.model_validate(past.spec, strict=False)
     references: list[Reference] = list(kind.references(spec)) if spec is not None else []
-    for ref in references:
-        if ref.to.is_wildcard:
-            kinds[ref.to.kind] = {a: state for a, state in sorted(given_states.items()) if a.kind == ref.to.kind and state}
-        elif ref.orders:
-            states[ref.to] = given_states.get(ref.to)
-        elif ref.to in given_states:
-            named.add(ref.to)
-    environment = _merged(plain(parse(ENVIRONMENT.encode()).data), given.get("environment", {}))
-    name = environment.pop("name")
-    return Refs(states, {"name": name, **EnvironmentSpec.model_validate(environment, strict=False).full()}, frozenset(named), kinds)
+    kinds = {ref.to.kind: {a: state for a, state in there.items() if a.kind == ref.to.kind} for ref in references if ref.to.is_wildcard}
+    states = {ref.to: there.get(ref.to) for ref in references if ref.orders and not ref.to.is_wildcard}
+    named = frozenset(ref.to for ref in references if not ref.orders and ref.to in there)
+    settings = _merged(plain(parse(ENVIRONMENT.encode()).data), given.get("environment", {}))
+    name = settings.pop("name")
+    return Refs(states, {"name": name, **EnvironmentSpec.model_validate(settings, strict=False).full()}, named, kinds)
 
 
 # -- Situation -> Change -> past -------------------------------------------------------------------------------------
@@ -272,24 +249,14 @@ def completed(kind: Kind[Any, Any], address: Address, situation: Situation[Any, 
 
 def carried_out(change: Change, past: Past, now: datetime) -> list[Event]:
     """The events of a change that may go and succeeds, as the executor writes them."""
-    log = MemoryLog()
+    log, willing = MemoryLog(), SimpleNamespace(apply=lambda change, report: Outcome())
     writer = Writer(log, Identification("example", "m", "1", "nobody"), lambda: now, bytes, Lease(), 0)
     executor = Executor(
-        writer=writer, provider=lambda name: _Willing(), past=lambda address: past, frozen=lambda address: change.written,
+        writer=writer, provider=lambda name: willing, past=lambda address: past, frozen=lambda address: change.written,
         pool=SerialPool(), report=lambda text: None, stop=lambda: False,
     )
     executor.run(Plan("example", "", (change,)))
     return [event for event in log.events if event.subject == change.address]
-
-
-class _Willing:
-    """A provider that does everything it is told."""
-
-    def observe(self, known: Sequence[Any]) -> Mapping[Address, Any]:
-        return {}
-
-    def apply(self, change: Change, report: Callable[[str], None]) -> Outcome:
-        return Outcome()
 
 
 # -- comparing -------------------------------------------------------------------------------------------------------
@@ -303,26 +270,21 @@ def run_case(kind: Kind[Any, Any], case: Case) -> list[Ran]:
         if faults:
             where = f"{case.path.name}, step {number + 1}" + (f" ({ran.step.when})" if ran.step.when else "")
             found = told(ran.change, ran.situation.now) if ran.change and ran.situation else {"refused": list(ran.refused)}
-            raise Mismatch(f"{where}: {case.story}\n  " + "\n  ".join(faults)
-                           + f"\n-- expected\n{_yaml(ran.step.expect)}-- found\n{_yaml(found)}")
+            expected, shown = (dump(each).decode() for each in (ran.step.expect, found))
+            raise Mismatch("\n  ".join([f"{where}: {case.story}", *faults]) + f"\n-- expected\n{expected}-- found\n{shown}")
         out.append(ran)
     return out
 
 
 def compare(ran: Ran) -> list[str]:
     """What of a step's expectation is not so, as sentences."""
-    expect = _filled(ran.step.expect, {"past": ran.history, "now": ran.step.given.get("now", NOW)})
-    if ran.change is None or "refused" in expect:
-        wanted = expect.get("refused", [])
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        faults = [f"refused: {each!r} is not said" for each in wanted if not any(each in said for said in ran.refused)]
-        return faults or ([] if wanted and ran.refused else ["the spec was refused" if ran.refused else "the spec was not refused"])
-    assert ran.situation is not None
+    expect = _filled(ran.step.expect, ran.history)
+    if ran.change is None or ran.situation is None or "refused" in expect:
+        wanted = [expect["refused"]] if isinstance(expect.get("refused"), str) else expect.get("refused", ["nothing"])
+        return [f"refused: {text!r} is not in {listed(ran.refused, 20)}" for text in wanted if not any(text in said for said in ran.refused)]
     found = told(ran.change, ran.situation.now)
-    if ran.change.is_noop and not ran.change.reason:
-        return ["a noop has to say why"]
-    defaults = {"waits": [], "edits": {}, "ends": "", "urgent": False, "bad": False}
-    return [fault for key, want in {**defaults, **expect}.items() for fault in _differs(key, want, found.get(key))]
+    unless_named = {"waits": [], "edits": {}, "ends": "", "urgent": False, "bad": False}
+    return [fault for key, want in {**unless_named, **expect}.items() for fault in _differs(key, want, found[key])]
 
 
 def _differs(place: str, want: Any, found: Any) -> Iterator[str]:
@@ -357,35 +319,24 @@ def _differs(place: str, want: Any, found: Any) -> Iterator[str]:
 
 def told(change: Change, now: datetime) -> dict[str, Any]:
     """A change as plain data, with everything that a case may expect."""
-    out = {
+    found: dict[str, Any] = json.loads(json.dumps({
         "action": change.action.value, "reason": change.reason, "before": change.before, "after": change.after,
         "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
-        "edits": {str(address): None if edit is None else dict(edit) for address, edit in change.edits.items()},
-        "message": change.message, "ends": change.ends, "running": change.running, "urgent": change.urgent,
-        "healthy": change.healthy, "bad": bool(change.bad), "evidence": dict(change.evidence), "payload": change.payload,
+        "edits": change.edits, "message": change.message, "ends": change.ends, "running": change.running, "urgent": change.urgent,
+        "healthy": change.healthy, "bad": bool(change.bad), "evidence": change.evidence, "payload": change.payload,
         "again_within_seconds": (change.again - now).total_seconds() if change.again else None,
-    }
-    found: dict[str, Any] = json.loads(json.dumps(out))
+    }))
     return found
 
 
-def _filled(value: Any, facts: Mapping[str, Any]) -> Any:
+def _filled(value: Any, past: Mapping[str, Any]) -> Any:
     """With `<past.after.x>` replaced by what is there."""
     if isinstance(value, Mapping):
-        return {key: _filled(each, facts) for key, each in value.items()}
+        return {key: _filled(each, past) for key, each in value.items()}
     if isinstance(value, list):
-        return [_filled(each, facts) for each in value]
+        return [_filled(each, past) for each in value]
     place = _PLACE.fullmatch(value) if isinstance(value, str) else None
-    if place is None:
-        return value
-    found: Any = facts[place[1]]
-    for part in place[2].split(".")[1:]:
-        found = found[part]
-    return found
-
-
-def _yaml(data: Any) -> str:
-    return dump(plain(data)).decode()
+    return reduce(getitem, place[1].split("."), past) if place else value
 
 
 # -- laws ------------------------------------------------------------------------------------------------------------
@@ -405,7 +356,7 @@ def contract(kind: Kind[Any, Any], cases: Iterable[Case] = ()) -> list[str]:
 def _unjust(kind: Kind[Any, Any], situation: Situation[Any, Any], change: Change) -> Iterator[str]:
     before = _spread(situation)
     once, again = (completed(kind, change.address, situation) for _ in range(2))
-    if not once == again == change:
+    if not change == once == again:
         yield "plan is not pure: the same situation gave another change"
     if _spread(situation) != before:
         yield "plan is not pure: it changed the situation that it was given"
