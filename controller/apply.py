@@ -235,10 +235,13 @@ def _careful(change: Change) -> bool:
 
 def _urgent_only(changes: Sequence[Change]) -> list[Change]:
     """Without the lease only the way back to a healthy version goes, and what carries it out."""
-    declared = [change for change in changes if change.declared]
-    if not declared or not all(change.urgent for change in declared):
+    declared = {change.address for change in changes if change.declared}
+    if not declared or not all(change.urgent for change in changes if change.declared):
         return []
-    return [change for change in changes if change.declared or change.urgent]
+    return [
+        change for change in changes
+        if change.declared or change.urgent or (not _careful(change) and _expanded(change.needs, declared) & declared)
+    ]
 
 
 def _expanded(needs: Sequence[Address], active: set[Address]) -> set[Address]:

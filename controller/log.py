@@ -29,12 +29,15 @@ SUBJECT_ORDER = ("edits.", "action.failed", "action.", "condition.", "retry.", "
 class EventLog(Protocol):
     """What every store promises (tests/contracts/test_log.py holds them to it)."""
 
-    def refresh(self) -> int:
-        """Looks at the newest state and returns its position. Raises RemoteDown, LogRewritten."""
+    def refresh(self, *, remote: bool = True) -> int:
+        """Looks at the newest state (only at what is here, without `remote`) and returns its position.
+
+        Raises RemoteDown, LogRewritten.
+        """
         ...
 
     def append(self, events: Sequence[Event], expect: int) -> tuple[Event, ...]:
-        """All or nothing; the events come back with their sequence. Raises LostRace, RemoteDown."""
+        """All or nothing, deferred ones first; they come back with their sequence. Raises LostRace, RemoteDown."""
         ...
 
     def read(self, after: int = 0) -> Iterator[Event]:
@@ -43,6 +46,10 @@ class EventLog(Protocol):
 
     def defer(self, events: Sequence[Event]) -> None:
         """Keeps facts that cannot be appended now; the next append carries them, marked `reportedlate`."""
+        ...
+
+    def deferred(self) -> list[Event]:
+        """What waits for the next append."""
         ...
 
 
@@ -54,7 +61,7 @@ class MemoryLog:
         self.outbox: list[Event] = []
         self.appends = 0
 
-    def refresh(self) -> int:
+    def refresh(self, *, remote: bool = True) -> int:
         return len(self.events)
 
     def append(self, events: Sequence[Event], expect: int) -> tuple[Event, ...]:
@@ -63,7 +70,7 @@ class MemoryLog:
         late, self.outbox = self.outbox, []
         batch = _numbered([*late, *events], expect)
         self.events.extend(batch)
-        self.appends += 1
+        self.appends += bool(batch)
         return batch
 
     def read(self, after: int = 0) -> Iterator[Event]:
@@ -71,6 +78,9 @@ class MemoryLog:
 
     def defer(self, events: Sequence[Event]) -> None:
         self.outbox.extend(msgspec.structs.replace(event, reportedlate=True) for event in events)
+
+    def deferred(self) -> list[Event]:
+        return list(self.outbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,8 @@ class GitLog:
         """What an earlier process read: the log has to contain it, or `refresh` raises LogRewritten."""
         self._tip = tip or None
 
-    def refresh(self) -> int:
-        tip = self._remote_tip() if self.remote else self.repository.tip(self.ref)
+    def refresh(self, *, remote: bool = True) -> int:
+        tip = self._remote_tip() if self.remote and remote else self.repository.tip(self.ref)
         if tip != self._tip or (tip and self._segment is None):
             if self._tip and not (tip and self.repository.is_ancestor(self._tip, tip)):
                 raise LogRewritten(
@@ -207,8 +217,10 @@ class GitLog:
         position = self._segment.last if self._segment else 0
         if position != expect:
             raise LostRace(f"{self.branch} is at {position}, not at {expect}")
-        late = self._late(position)
+        late = self._late()
         batch = _numbered([*late, *events], position)
+        if not batch:
+            return ()
         self._write(batch)
         for name in sorted(self.outbox.glob("*.json")) if self.outbox.exists() else ():
             name.unlink()
@@ -249,11 +261,16 @@ class GitLog:
             position = self._segment.last if self._segment else 0
             _durable(self.outbox / f"{event.id}.json", json.dumps({"after": position, "line": encode(late).decode()}).encode())
 
-    def _late(self, position: int) -> list[Event]:
+    def deferred(self) -> list[Event]:
+        return [decode(item["line"].encode()) for item in self._kept()]
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Files of the outbox, oldest first: their names are UUIDs of version 7."""
+        return [json.loads(path.read_text()) for path in sorted(self.outbox.glob("*.json"))] if self.outbox.exists() else []
+
+    def _late(self) -> list[Event]:
         """Deferred events that are not in the log yet (a crash may have come between append and clean-up)."""
-        if not self.outbox.exists():
-            return []
-        kept = [json.loads(path.read_text()) for path in sorted(self.outbox.glob("*.json"))]
+        kept = self._kept()
         if not kept:
             return []
         seen = {event.id for event in self.read(min(item["after"] for item in kept))}

@@ -22,8 +22,8 @@ from controller.apply import Applied, Executor
 from controller.change import Budget, Plan, Wait
 from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
-from controller.clients.git_remote import Remote
-from controller.errors import LostRace, NotFound, Problem, SettingsError
+from controller.clients.git_remote import CALL_SECONDS, IMPATIENT_SECONDS, Remote
+from controller.errors import LostRace, NotFound, Problem, RemoteDown, SettingsError
 from controller.events import Event
 from controller.kind import Clients, Kind, Known, Past, Provider
 from controller.log import EventLog
@@ -66,6 +66,7 @@ class Flow:
     branch: str = ""
     providers: dict[tuple[str, str], Provider[Any, Any]] = field(default_factory=dict)
     rows: dict[Address, planning.Row] | None = None
+    patient: bool = False  # the remote gets its full time: the last pass did not wait for it
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Loaded:
     branch: Branch
     problems: tuple[Problem, ...] = ()
     broken_settings: bool = False
+    offline: str = ""  # why the remote could not be asked
 
     @property
     def settings(self) -> Settings:
@@ -96,19 +98,31 @@ class PassResult:
     commit: str
     position: int
     events: tuple[Event, ...] = ()
+    offline: str = ""
 
 
 def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
-    """Passes until everything is done or waits. A lost race is simply another pass."""
+    """Passes until everything is done or waits. A lost race is simply another pass.
+
+    Raises RemoteDown when the remote did not answer, after the way back to healthy versions went without it.
+    """
     result: PassResult | None = None
     events: list[Event] = []
+    offline = ""
     for _ in range(most):
         try:
-            result = once(flow)
+            result = once(flow, offline=offline)
         except LostRace:
             flow.rows = None
             continue
+        except RemoteDown as error:
+            if offline:
+                raise
+            offline = error.message
+            continue
         events += result.events
+        if result.offline:
+            raise RemoteDown(result.offline, "only the way back to healthy versions goes on without it; it is tried again")
         if not result.changed or flow.stop():
             break
     if result is None:
@@ -116,11 +130,14 @@ def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
     return replace(result, events=tuple(events))
 
 
-def once(flow: Flow) -> PassResult:
-    """One pass. Raises LostRace, RemoteDown, SettingsError (no environment has ever been readable)."""
+def once(flow: Flow, *, offline: str = "") -> PassResult:
+    """One pass. Raises LostRace, RemoteDown, SettingsError (no environment has ever been readable).
+
+    `offline` = why the remote is not to be asked.
+    """
     with flow.cache.lock():
-        loaded = load(flow)
-        writer = open_writer(flow, loaded.commit)
+        loaded = load(flow, offline=offline)
+        writer = open_writer(flow, loaded.commit, offline=bool(loaded.offline))
         find_written(flow, loaded, writer)
         world = observed_world(flow, loaded)
         planned = planning.plan(world, checker(loaded.settings, flow.now()))
@@ -133,15 +150,32 @@ def once(flow: Flow) -> PassResult:
 # -- load ------------------------------------------------------------------------------------------------------------
 
 
-def load(flow: Flow) -> Loaded:
-    """The newest commit and the newest log, folded."""
-    flow.log.refresh()
-    flow.folds.catch_up()
+def load(flow: Flow, *, offline: str = "") -> Loaded:
+    """The newest commit and the newest log, folded; without the remote what is here."""
     branch = branch_of(flow)
-    commit = branch.remote.fetch(branch.name) if branch.remote else branch.tip()
+    if branch.remote and not offline:
+        offline = fetch(flow, branch)
+    flow.log.refresh(remote=not offline)
+    flow.folds.catch_up()
+    commit = branch.tip()
     if commit is None:
-        raise NotFound(f"branch {branch.name} has no commit yet", "commit state/ and environments/ first")
-    return load_commit(flow, commit, branch)
+        raise NotFound(f"branch {branch.name} has no commit yet", offline or "commit state/ and environments/ first")
+    return replace(load_commit(flow, commit, branch), offline=offline)
+
+
+def fetch(flow: Flow, branch: Branch) -> str:
+    """Asks the remote, first impatiently; why it could not be asked, or nothing."""
+    assert branch.remote
+    branch.remote.timeout = CALL_SECONDS if flow.patient else IMPATIENT_SECONDS
+    try:
+        branch.remote.fetch(branch.name)
+    except RemoteDown as error:
+        flow.patient = True
+        return error.message
+    finally:
+        branch.remote.timeout = CALL_SECONDS
+    flow.patient = False
+    return ""
 
 
 def branch_of(flow: Flow) -> Branch:
@@ -282,9 +316,13 @@ def checker(settings: Settings, now: datetime) -> planning.Check:
 # -- apply -----------------------------------------------------------------------------------------------------------
 
 
-def open_writer(flow: Flow, commit: str) -> Writer:
+def open_writer(flow: Flow, commit: str, *, offline: bool = False) -> Writer:
+    """The pen of one pass; what earlier passes could not append goes first."""
     lease = Lease.of(flow.folds.state(LEASE.name, KEY))
-    return Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit)
+    writer = Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit, offline=offline)
+    if not offline and writer.flush():
+        flow.folds.catch_up()
+    return writer
 
 
 def apply(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded) -> Applied:
@@ -298,7 +336,7 @@ def apply(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded)
         writer=writer, provider=lambda name: provider_of(flow, loaded.settings, name), past=lambda a: past_of(flow, a),
         frozen=frozen, pool=flow.pool, report=flow.report, stop=flow.stop,
     )
-    if writer.position == 0 and plan.active:
+    if writer.position == 0 and plan.active and not writer.offline:
         open_log(writer)
     applied = executor.run(plan, opening(flow, writer, plan))
     flow.folds.catch_up()
@@ -313,7 +351,7 @@ def open_log(writer: Writer) -> None:
 
 def opening(flow: Flow, writer: Writer, plan: Plan) -> list[Event]:
     """The first events of the first segment about a commit."""
-    if flow.folds.state(LEASE.name, KEY).get("planned") == plan.commit or not (plan.active or plan.pending):
+    if writer.offline or flow.folds.state(LEASE.name, KEY).get("planned") == plan.commit or not (plan.active or plan.pending):
         return []
     return [writer.event("plan.made", "", {
         "summary": summary(plan), "digest": plan.digest, "counts": plan.counts(),
@@ -333,6 +371,8 @@ def summary(plan: Plan) -> str:
 
 def find_written(flow: Flow, loaded: Loaded, writer: Writer) -> None:
     """A write-back whose commit landed and whose outcome was lost counts as written before anything is planned."""
+    if writer.offline:
+        return
     found = []
     for key, mark in flow.folds.digests(PAST.name).items():
         if mark[:1] == "0":
@@ -390,6 +430,8 @@ def record(
     flow: Flow, writer: Writer, planned: planning.Planned, applied: Applied, waits: Mapping[Address, Wait], loaded: Loaded
 ) -> None:
     """Conditions: an event only when (subject, code, cause) changes. And the rows for the next pass."""
+    if writer.offline:
+        return
     flow.folds.catch_up()
     events: list[Event] = []
     for change in planned.plan.changes:
@@ -460,5 +502,5 @@ def finish(
         moments.append(writer.lease.expires + timedelta(seconds=3))
     return PassResult(
         planned.plan, applied, changed, min(moments) if moments else None, loaded.commit, flow.folds.position,
-        tuple(writer.appended),
+        tuple(writer.appended), loaded.offline,
     )

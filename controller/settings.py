@@ -24,7 +24,7 @@ class Endpoint(Spec):
     """Where models answer."""
 
     url: Text = Field(title="Base URL", description="OpenAI-compatible base URL, with /v1.",
-                      examples=["https://openrouter.ai/api/v1"], pattern=r"^https?://[^\s/]+")
+                      examples=["https://openrouter.ai/api/v1"], pattern=r"^https?://[^\s/@]+(/|$)")
     api_key: SecretReference | None = Field(None, alias="apiKey", title="Key", examples=["env:OPENROUTER_API_KEY"],
                                             description="Reference to the key; resolved by the proxy, never stored.")
     timeout: Seconds = Field(300.0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
@@ -44,7 +44,7 @@ class ProxyAddress(Spec):
     """A data plane that this environment drives."""
 
     url: Text = Field(title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"],
-                      pattern=r"^https?://[^\s/]+")
+                      pattern=r"^https?://[^\s/@]+(/|$)")
     token: SecretReference | None = Field(None, title="Token", description="Reference to the admin token.",
                                           examples=["file:gateway.token"])
 

@@ -64,9 +64,12 @@ class Writer:
         lease: Lease,
         position: int,
         commit: str = "",
+        *,
+        offline: bool = False,
     ) -> None:
         self.log, self.who, self.now, self.random = log, who, now, random
         self.lease, self.position, self.commit = lease, position, commit
+        self.offline = offline  # the remote does not answer: what is done is kept in the outbox, once
         self.holding = False
         self.correlation = uuid7(now(), random)
         self.appended: list[Event] = []
@@ -83,7 +86,9 @@ class Writer:
     # -- the lease -----------------------------------------------------------------------------------------------
 
     def may_act(self) -> bool:
-        """Nobody else holds the lease."""
+        """Nobody else holds the lease. Without the remote nobody can know: only the way back to healthy goes."""
+        if self.offline:
+            return False
         other = self.lease.expires and self.lease.holder.partition("#")[0] != self.who.machine
         return self.holding or not other or self._over(self.lease.expires)
 
@@ -114,6 +119,9 @@ class Writer:
 
         Raises LostRace or RemoteDown: then nothing may start.
         """
+        if self.offline:
+            self._defer(events)
+            return
         lease, held = self._lease_events(), self.holding
         stamped = [self._with_epoch(event) for event in events]
         if last:
@@ -131,7 +139,7 @@ class Writer:
 
     def ensure(self) -> None:
         """Renews before a call that the lease would not outlive."""
-        if not self.outlives_call():
+        if not self.offline and not self.outlives_call():
             self.act([])
 
     def facts(self, events: Sequence[Event]) -> None:
@@ -141,6 +149,9 @@ class Writer:
 
     def outcomes(self, events: Sequence[Event], *, last: bool = False) -> None:
         """What was done: it is appended whatever else was written meanwhile, or kept for later when nobody answers."""
+        if self.offline:
+            self._defer(events)
+            return
         batch = [self._with_epoch(event) for event in events]
         if last and self.holding:
             batch.append(self._release())
@@ -157,6 +168,19 @@ class Writer:
                 break
         if last:
             self.holding = False
+
+    def flush(self) -> bool:
+        """Appends what earlier passes had to keep; whether there was anything. Raises LostRace, RemoteDown."""
+        done = self.log.append([], self.position) if self.log.deferred() else ()
+        if done:
+            self.position = done[-1].sequence
+            self.appended.extend(done)
+        return bool(done)
+
+    def _defer(self, events: Sequence[Event]) -> None:
+        """Once an intent: a pass that finds the remote still down does not tell the same again."""
+        told = {(event.type, event.subject, event.data.get("intent")) for event in self.log.deferred()}
+        self.log.defer([event for event in events if (event.type, event.subject, event.data.get("intent")) not in told])
 
     def _append(self, events: Sequence[Event]) -> None:
         if not events:

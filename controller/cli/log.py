@@ -47,6 +47,8 @@ def command(context: click.Context, follow: bool, subject: str, type_: str, limi
                 found.append(event)
         for event in found:
             _write(call, console, event, json_)
+        if not last:
+            controller.addresses()  # tells a wrong name of the environment
         if not found and not follow and not json_:
             click.echo("no events" if wanted or type_ else f"the log of {controller.environment} is empty", err=True)
         if follow:

@@ -42,6 +42,7 @@ def command(call: Call, agent: str, form: str, json_: bool) -> int:
         elif form == "registry.json":
             call.emit(flat(chosen))
         elif not chosen:
+            controller.addresses()  # tells a wrong name of the environment
             click.echo("no agent has had a version yet")
         else:
             _table(call, controller, chosen)

@@ -28,6 +28,8 @@ def command(call: Call, name: str, at: str, json_: bool) -> int:
 
     with call.controller() as controller, call.busy("looking"):
         found = controller.status(at)
+        if not found:
+            controller.addresses()  # nothing there, or no such environment: this tells a wrong name
         address = controller.address(name, known={*controller.addresses(), *(each.address for each in found)}) if name else ""
     if address:
         found = [each for each in found if each.address == address]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from controller.cli.watch import Look
     from controller.events import Event
 
-COLUMNS = (("requests", 9), ("errors", 9), ("p95", 9), ("USD/request", 12))
+COLUMNS = (("requests", 9), ("errors", 9), ("p95", 11), ("USD/request", 12))
 
 
 def paragraphs(look: Look, story: Sequence[Event]) -> list[Text]:
@@ -69,7 +69,8 @@ def place(status: Status) -> str:
 
 def cells(figures: Mapping[str, Any]) -> tuple[str, str, str, str]:
     p95, cost = figures.get("p95"), figures.get("costPerRequest")
-    return (str(figures["requests"]), f"{figures['errorRate']:.1f} %", "-" if p95 is None else f"{p95:.3g} s",
+    latency = "-" if p95 is None else f"{p95:.2f} s" if p95 >= 1 else f"{1000 * p95:.3g} ms"
+    return (str(figures["requests"]), f"{figures['errorRate']:.1f} %", latency,
             "-" if cost is None else f"{cost:.5f}")
 
 
@@ -79,6 +80,6 @@ def one_line(status: Status) -> str:
     sides = []
     for name, figures in sorted((status.observed or {}).get("variants", {}).items(), reverse=True):
         requests, errors, p95, cost = cells(figures)
-        sides.append(f"{name} {requests} requests, {errors} errors, p95 {p95}, {cost} USD")
+        sides.append(f"{name} {requests} requests, {errors} errors, p95 {p95}, {cost} USD a request")
     told = [f"{code}: {reason}" for code, reason in sorted(status.told.items())]
     return "; ".join([f"{status.address.name}: {moved(after)}", place(status), *sides, *told]).replace("\n", " ")

@@ -13,6 +13,8 @@ from controller.errors import LostRace, RemoteDown, RemoteRefused, TurnoutError
 
 CALL_SECONDS = 20.0
 """No call may take longer: the lease is 30 s."""
+IMPATIENT_SECONDS = 2.0
+"""After this the way back to a healthy version goes without the remote."""
 
 _UPDATE_INSTEAD = "git -c receive.denyCurrentBranch=updateInstead -c receive.advertisePushOptions=false receive-pack"
 

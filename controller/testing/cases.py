@@ -134,7 +134,8 @@ def _case(name: str, files: Mapping[str, tuple[Path, Any]], followers: tuple[str
         _known(path, each, ("when", "given", "expect"))
         _known(path, each.get("given", {}), FACTS)
         _known(path, each.get("expect", {}), EXPECTED)
-        kept = {key: value for key, value in steps[-1].given.items() if key not in FRESH} if steps else {}
+        before = steps[-1].given if steps else {"environment": plain(parse(ENVIRONMENT.encode()).data)}
+        kept = {key: value for key, value in before.items() if key not in FRESH}
         given = {key: value if key == "spec" else plain(value) for key, value in each.get("given", {}).items()}
         expect = plain(each.get("expect", {}))
         if "refused" not in expect and not {"action", "reason"} <= set(expect):
@@ -222,9 +223,9 @@ def _refs(of: Kind[Any, Any], given: Mapping[str, Any], spec: Any, past: Past) -
     kinds = {kind: {address: state for address, state in there.items() if address.kind == kind} for kind in whole}
     states = {ref.to: there.get(ref.to) for ref in references if ref.orders and not ref.to.is_wildcard}
     named = frozenset(ref.to for ref in references if not ref.orders and ref.to in there)
-    settings = _merged(plain(parse(ENVIRONMENT.encode()).data), given.get("environment", {}))
-    name = settings.pop("name")
-    return Refs(states, {"name": name, **EnvironmentSpec.model_validate(settings, strict=False).full()}, named, kinds)
+    settings = {key: value for key, value in given["environment"].items() if key != "name"}
+    environment = {"name": given["environment"]["name"], **EnvironmentSpec.model_validate(settings, strict=False).full()}
+    return Refs(states, environment, named, kinds)
 
 
 # -- Situation -> Change -> past -------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-PLACEHOLDER
 
+Place = Result = Any  # of conftest.py
 SCRIPT = Path(sys.executable).with_name("turnout")
 HEAVY = ("pygit2", "pydantic", "rich", "yaml", "openai", "watchfiles", "msgspec")
 
@@ -86,7 +87,8 @@ def test_unknown_environment(place: Place) -> None:
     result = place("plan", "--env", "locl")
     assert result.code == 1
     assert 'did you mean "local"?' in result.err
-    assert place("--env", "locl", "status").code == 1
+    for command in ("status", "log", "registry"):
+        assert 'did you mean "local"?' in place("--env", "locl", command).err
 
 
 def test_environment_variable(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

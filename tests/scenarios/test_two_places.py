@@ -242,3 +242,35 @@ def test_a_promotion_in_one_environment_never_moves_another(world: World) -> Non
     bound = {c.address: c.after for c in production.plan()[0].changes}
     assert bound["ModelBinding/feature_dev"]["version"] == "v1.4.0"
     assert bound["ModelBinding/docs"]["version"] == "v0.9.0"
+
+
+def test_without_the_remote_only_the_way_back_goes_and_is_reported_late(world: World, tmp_path: Path) -> None:
+    from controller.errors import RemoteDown
+
+    with HttpGitServer(tmp_path / "served") as server:
+        use_remote(world, server)
+        controller = Controller(clone(world, server, "one"), "local")
+        controller.settle()
+        world.rollout(strategy="{canary: [{weight: 50, hold: 24h}]}", samples=20)
+        world.git("push", "-q", "origin", "main")
+        controller.settle()
+        world.behave(1, {"acme/feature-dev-v2": {"error_rate": 0.4}})
+        world.bind("docs", "v9.0.0")
+        world.git("push", "-q", "origin", "main")
+        server.fail_next(10_000)
+        world.send(300)
+        for _ in range(3):
+            with pytest.raises(RemoteDown):
+                controller.settle()
+        assert world.versions() == {"v1.4.0": 40}, "an abort does not wait for the git server"
+        assert world.ask("docs")[1] == "v1.0.0", "nothing else goes without it"
+        server.fail_next(0)
+        for _ in range(3):
+            controller.settle()
+        assert server_log(server).splitlines()[0] == 'Revert "Try v2.0.0 for feature_dev"'
+        late = [event for event in controller.events() if event.reportedlate]
+        assert [event.type for event in late if event.subject == "Rollout/feature_dev-v2"] == [
+            "turnout.action.started.v1", "turnout.action.succeeded.v1",
+        ]
+        assert world.ask("docs")[1] == "v9.0.0"
+        assert controller.verify_log() > 0
