@@ -23,7 +23,7 @@ from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
 from controller.clients.git_remote import Remote
 from controller.errors import LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
-from controller.events import Event, sentence
+from controller.events import Event
 from controller.kind import Kind, Known, Observed, Past, Unknown
 from controller.kinds import find
 from controller.log import GitLog
@@ -76,6 +76,7 @@ class Controller:
     ) -> None:
         self.repository = Repository(repo)
         self.environment = environment
+        self._must_exist()
         self.data = data_folder(self.repository, environment)
         self.stopping = threading.Event()
         self.flow = self._wire(branch, actor, report, kinds or find())
@@ -96,6 +97,16 @@ class Controller:
         )
         self._use_remote(flow, log)
         return flow
+
+    def _must_exist(self) -> None:
+        """An environment that neither HEAD nor this clone knows is a typing error."""
+        try:
+            known = tree.environments_of(tree.CommitSource(self.repository, self.repository.resolve("HEAD")))
+        except NotFound:
+            return  # no commit yet: said by whatever is asked first
+        if self.environment not in known and not data_folder(self.repository, self.environment).exists():
+            raise NotFound(f"there is no environment {self.environment!r}{nearest(self.environment, known)}",
+                           f"environments here: {listed(known)}; `turnout init` makes one")
 
     def _continue(self, log: GitLog, cache: Cache) -> None:
         """The log must contain what the cache was folded from; a cache of unknown origin is folded again."""
@@ -136,6 +147,10 @@ class Controller:
             raise TurnoutError("a bare repository has no work tree to preview")
         source = tree.FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
         return reconcile.load_commit(flow, loaded.commit, loaded.branch, source)
+
+    def settings(self) -> Settings:
+        """Of the newest commit."""
+        return reconcile.load(self.flow).settings
 
     def validate(self, *, worktree: bool = True, commit: str = "") -> tuple[list[Problem], int]:
         """Every problem of the files (not of reality) and how many resources were read."""
@@ -194,7 +209,8 @@ class Controller:
                 continue
             address = Address(key)
             found = seen.get(address)
-            health, summary = health_of(past, found, declared=key.partition("/")[0] in kinds and kinds[address.kind].declared)
+            declared = bool(at) or (key.partition("/")[0] in kinds and kinds[address.kind].declared)
+            health, summary = health_of(past, found, declared=declared)
             signals = found.signals if isinstance(found, Observed) else None
             out.append(Status(address, past, state.get("told", {}), health, summary, signals))
         return out
@@ -268,8 +284,9 @@ class Controller:
 
     # -- changing ------------------------------------------------------------------------------------------------
 
-    def settle(self) -> PassResult:
-        """Passes until everything is done or waits."""
+    def settle(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
+        """Passes until everything is done or waits; `tell` gets each event as it is appended."""
+        self.flow.tell = tell
         return reconcile.settle(self.flow)
 
     def retry(self, name: str, by: str) -> Address:
@@ -294,13 +311,16 @@ class Controller:
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self, told: Callable[[str], None]) -> None:
-        """Reconciles whenever the branch or the log moves, when something is due, and (with a remote) every poll."""
+    def run(self, told: Callable[[str], None], tell: Callable[[Event], None] = lambda event: None) -> None:
+        """Reconciles whenever the branch or the log moves, when something is due, and (with a remote) every poll.
+
+        `tell` gets each event as it is appended, `told` everything else that a person should read.
+        """
         from controller.watch import RefWatch
 
         with RefWatch(self.repository.common_dir, self.stopping) as refs:
             while not self.stopping.is_set():
-                seen, wait = self._pass(told)
+                seen, wait = self._pass(told, tell)
                 due = time.monotonic() + wait if wait is not None else None
                 while not self.stopping.is_set() and self._heads() == seen:
                     left = None if due is None else due - time.monotonic()
@@ -312,11 +332,11 @@ class Controller:
         branch = self.flow.branch or self.repository.head_branch()
         return self.repository.tip(f"refs/heads/{branch}"), self.repository.tip(f"refs/heads/events/{self.environment}")
 
-    def _pass(self, told: Callable[[str], None]) -> tuple[tuple[str | None, str | None], float | None]:
+    def _pass(self, told: Callable[[str], None], tell: Callable[[Event], None]) -> tuple[tuple[str | None, str | None], float | None]:
         """One settle; returns what it has seen, and how long to wait at most (None = until something moves)."""
         seen = self._heads()
         try:
-            result = self.settle()
+            result = self.settle(tell)
         except LogRewritten as error:
             told(str(error))
             return seen, 30.0
@@ -328,8 +348,6 @@ class Controller:
 
             told(f"unexpected {type(error).__name__}: {error}\n{traceback.format_exc()}")
             return seen, 5.0
-        for event in result.events:
-            told(f"{event.sequence:04d} {sentence(event)}")
         waits = [(result.again - self.flow.now()).total_seconds()] if result.again else []
         log = self.flow.log
         assert isinstance(log, GitLog)

@@ -151,7 +151,8 @@ class Executor:
             data["frozen"] = self.frozen(change.address)
         optional = {
             "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling} if change.cost.ceiling else None,
-            "irreversible": change.irreversible, "evidence": dict(change.evidence), "bad": change.bad,
+            "irreversible": change.irreversible, "evidence": dict(change.evidence),
+            "bad": dict(change.bad),
         }
         data.update({key: value for key, value in optional.items() if value})
         return self.writer.event("action.started", change.address, data)
@@ -187,6 +188,8 @@ class Executor:
     def _close(self, change: Change, applied: Applied) -> list[Event]:
         """Adopts, supersedes or keeps every intent of this address that is still open."""
         events = []
+        if change.is_noop and any(wait.code == "Blind" for wait in change.conditions):
+            return []  # what came of it cannot be seen now
         for intent in self.past(change.address).intents:
             same = intent.key == change.intent and not change.is_noop
             if same and not _careful(change):

@@ -44,7 +44,7 @@ class Wait:
     """Why a change does not go now. `code` and `on` identify it; `reason` may carry numbers and never counts.
 
     Codes: Reference, Exclusive, Invalid, Approval, Budget, Brake, Denied, Blind, Named, Inconclusive, Held, Failed, Retry,
-    FrozenEdit, Unknown.
+    Unknown. Those that hold nothing up: Quarantined, FrozenEdit, JudgedBad, Blind of a part.
     """
 
     code: str
@@ -65,13 +65,14 @@ class Change:
     risk: str = "low"
     approvals: tuple[str, ...] = ()
     waits: tuple[Wait, ...] = ()
+    conditions: tuple[Wait, ...] = ()  # worth knowing, but they hold nothing up
     edits: Edits = field(default_factory=dict)
     again: datetime | None = None
     payload: Any = None  # for the provider; not logged, its digest is part of `after`
     ends: str = ""  # a run that ends with this change: promoted, aborted, superseded, cancelled, completed
     running: bool = False  # a run that goes on after this change
     healthy: bool = False  # `after` is a state to go back to
-    bad: str = ""  # digest of what was judged bad by this change
+    bad: Mapping[Address, str] = field(default_factory=dict)  # digests of what this change judges bad, by whom it concerns
     urgent: bool = False  # back to a healthy version: needs neither lease nor wait
     evidence: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""  # of a run: which of its steps; a suffix of the intent key

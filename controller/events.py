@@ -19,12 +19,11 @@ MAX_EVENT_BYTES = 64 * 1024
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """CloudEvents 1.0 in JSON. `sequence` is contiguous from 1 and given by the log; `time` is for display only."""
+    """CloudEvents 1.0 in JSON (`specversion` is written by `encode`). `sequence` is contiguous from 1 and given by the log; `time` is for display only."""
 
     id: str
     source: str
     type: str
-    specversion: str = msgspec.field(default="1.0", name="specversion")
     subject: str = ""
     time: str = ""
     sequence: int = 0
@@ -140,7 +139,7 @@ TYPES: tuple[EventType, ...] = (
         {**_ACTION, "reason": "why, for people", "spec": "what the user wrote", "spec_digest": "digest of it",
          "before": "state before", "after": "state that is aimed at", "diff": "field differences",
          "cost": "USD: estimate and ceiling", "irreversible": "why a revert will not undo it", "frozen": "of a run: the spec with its defaults",
-         "evidence": "figures behind a decision", "bad": "digest judged bad"},
+         "evidence": "figures behind a decision", "bad": "digests judged bad, by the address that they concern"},
         _started,
     ),
     EventType(

@@ -48,7 +48,7 @@ def up(repo: Path, environment: str, told: Told) -> None:
     controller = Controller(repo, environment)
     data = controller.data
     data.mkdir(parents=True, exist_ok=True)
-    settings = _settings(controller)
+    settings = controller.settings()
     controller.close()
     _make_token(settings, data)
     running = _running(data)
@@ -101,12 +101,6 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     where = str(repository.work_dir or repository.git_dir)
     out.append(Process("controller", (python, "-m", "controller", "--repo", where, "--env", settings.environment, "reconcile")))
     return out
-
-
-def _settings(controller: Controller) -> Settings:
-    from controller import reconcile
-
-    return reconcile.load(controller.flow).settings
 
 
 def _token_file(reference: str | None, data: Path) -> Path:

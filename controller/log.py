@@ -173,7 +173,7 @@ class GitLog:
         good = next((commit for commit in self._candidates(tip, kept) if self._readable(commit)), None)
         if good is None and kept.get("parent", "") is not None:
             raise LogDamaged(f"{self.branch} cannot be read ({error})", "restore it from a clone: git fetch <clone> " + self.branch)
-        self.repository.drop_damaged(tip)
+        self.repository.drop_damaged()
         (self.repository.common_dir / self.ref).unlink(missing_ok=True)
         if good:
             self.repository.run("update-ref", self.ref, good)

@@ -207,11 +207,12 @@ class _Walk:
             if not self.world.kinds[address.kind].once:
                 continue
             past = self._past(address)
-            if past.ended:
+            if past.ended and (past.written or not past.exists):
                 continue
             for ref in self._references_or_past(address):
                 if ref.exclusive:
-                    claims.setdefault(ref.to, []).append((not past.running, address))
+                    started = past.running or bool(past.ended)  # one that has ended keeps its effect until git has it
+                    claims.setdefault(ref.to, []).append((not started, address))
         for target, who in claims.items():
             self.exclusive[target] = min(who)[1]
 
@@ -274,11 +275,13 @@ class _Walk:
             diffs=change.diffs or _diffs(change),
             needs=(*ordering, *sorted(self.namers.get(address, ()))),
         )
-        waits = [*change.waits, *self._conditions(address, effective)]
+        waits = list(change.waits)
         if not change.is_noop:
             waits += self._holds(address, change, past)
             waits += self.check(replace(change, waits=())).waits
-        return replace(change, waits=tuple(dict.fromkeys(waits)), again=_earliest(change.again, self._retry_at(change, past)))
+        conditions = (*change.conditions, *self._conditions(address, effective))
+        again = _earliest(change.again, self._retry_at(change, past))
+        return replace(change, waits=tuple(dict.fromkeys(waits)), conditions=tuple(dict.fromkeys(conditions)), again=again)
 
     def _conditions(self, address: Address, effective: Effective) -> list[Wait]:
         """What is worth knowing about an address even when nothing is to be done."""
@@ -336,12 +339,12 @@ class _Walk:
     def _new_row(self, address: Address, change: Change, refs: str) -> Row:
         resource = self._effective(address).resource
         seen = self.world.observed.get(address)
-        codes = {wait.code for wait in change.waits}
         state = self.states[address]
         return Row(
             address=address, blobs=self.world.entries[address].blobs, release=self.world.release,
             past=self._past_digest(address), refs=refs, observed=_observed_digest(seen),
-            keep=change.is_noop and not change.edits and not isinstance(seen, Unknown) and not codes,
+            keep=change.is_noop and not change.edits and not isinstance(seen, Unknown) and not change.waits
+            and not change.conditions,
             again=change.again.timestamp() if change.again else 0.0, certain=self.certain[address],
             state=_json(state), references=_encode_references(self._references(address)),
             written=_json(resource.written) if resource and resource.why == "git" else "",

@@ -63,6 +63,7 @@ class Flow:
     release: str
     report: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False
+    tell: Callable[[Event], None] = lambda event: None  # each event as it is appended
     branch: str = ""
     providers: dict[tuple[str, str], Provider[Any, Any]] = field(default_factory=dict)
     rows: dict[Address, planning.Row] | None = None
@@ -99,6 +100,7 @@ class PassResult:
     position: int
     events: tuple[Event, ...] = ()
     offline: str = ""
+    waits: Mapping[Address, Wait] = field(default_factory=dict)  # of write-backs
 
 
 def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
@@ -137,6 +139,8 @@ def once(flow: Flow, *, offline: str = "") -> PassResult:
     """
     with flow.cache.lock():
         loaded = load(flow, offline=offline)
+        if loaded.branch.detached == loaded.commit and not loaded.branch.remote:
+            raise NotFound(f"HEAD is detached and branch {loaded.branch.name} is not here", f"git checkout {loaded.branch.name}")
         writer = open_writer(flow, loaded.commit, offline=bool(loaded.offline))
         find_written(flow, loaded, writer)
         world = observed_world(flow, loaded)
@@ -181,12 +185,12 @@ def fetch(flow: Flow, branch: Branch) -> str:
 def branch_of(flow: Flow) -> Branch:
     """Which branch of which repository says what is desired: environment.yaml at HEAD, or the caller."""
     head = flow.branch or flow.repository.head_branch()
-    tip = flow.repository.tip(f"refs/heads/{head}")
+    tip = flow.repository.tip(f"refs/heads/{head}") if head else flow.repository.tip("HEAD")
     if tip is None:
         raise NotFound(f"branch {head or 'HEAD'} has no commit", "commit state/ and environments/ first")
     spec = settings_at(flow, tip)[0].spec
     remote = Remote(flow.repository, spec.remote) if spec.remote else None
-    return Branch(flow.repository, flow.branch or spec.branch or head, remote)
+    return Branch(flow.repository, flow.branch or spec.branch or head or "HEAD", remote, "" if head else tip)
 
 
 def load_commit(flow: Flow, commit: str, branch: Branch, source: tree.Source | None = None) -> Loaded:
@@ -319,7 +323,7 @@ def checker(settings: Settings, now: datetime) -> planning.Check:
 def open_writer(flow: Flow, commit: str, *, offline: bool = False) -> Writer:
     """The pen of one pass; what earlier passes could not append goes first."""
     lease = Lease.of(flow.folds.state(LEASE.name, KEY))
-    writer = Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit, offline=offline)
+    writer = Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit, offline=offline, tell=flow.tell)
     if not offline and writer.flush():
         flow.folds.catch_up()
     return writer
@@ -435,7 +439,7 @@ def record(
     flow.folds.catch_up()
     events: list[Event] = []
     for change in planned.plan.changes:
-        found = [*change.waits, *filter(None, (waits.get(change.address), applied.waits.get(change.address)))]
+        found = [*change.waits, *change.conditions, *filter(None, (waits.get(change.address), applied.waits.get(change.address)))]
         before = past_of(flow, change.address).conditions
         events += _condition_events(writer, change.address, before, found)
     events += _file_conditions(flow, writer, loaded.problems)
@@ -502,5 +506,5 @@ def finish(
         moments.append(writer.lease.expires + timedelta(seconds=3))
     return PassResult(
         planned.plan, applied, changed, min(moments) if moments else None, loaded.commit, flow.folds.position,
-        tuple(writer.appended), loaded.offline,
+        tuple(writer.appended), loaded.offline, waits,
     )

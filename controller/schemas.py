@@ -121,6 +121,7 @@ def plan_schema() -> dict[str, Any]:
             "irreversible": {"type": "string", "description": "Why a revert will not undo it; empty = reversible."},
             "risk": {"type": "string"},
             "waits": {"type": "array", "items": wait},
+            "conditions": {"type": "array", "items": wait, "description": "Worth knowing; they hold nothing up."},
             "edits": {"type": "object", "description": "Desired state to write; null removes the file."},
             "digest": {"type": "string", "description": "What an approval names."},
         },
@@ -157,6 +158,7 @@ def plan_as_json(plan: Any) -> dict[str, Any]:
                 "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling}, "irreversible": change.irreversible,
                 "risk": change.risk, "digest": change.digest,
                 "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
+                "conditions": [{"code": each.code, "on": str(each.on), "reason": each.reason} for each in change.conditions],
                 "edits": {str(address): fields for address, fields in change.edits.items()},
             }
             for change in plan.changes

@@ -37,11 +37,12 @@ class Branch:
     repository: Repository
     name: str
     remote: Remote | None
+    detached: str = ""  # HEAD of a clone that has no such branch: good for looking, never for acting
 
     def tip(self) -> str | None:
         if self.remote:
             return self.repository.tip(self.remote.tracking(self.name))
-        return self.repository.tip(f"refs/heads/{self.name}")
+        return self.repository.tip(f"refs/heads/{self.name}") or self.detached or None
 
     def land(self, commit: str, expected: str) -> None:
         """Raises LostRace, DirtyCheckout, RemoteRefused or RemoteDown."""

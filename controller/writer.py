@@ -66,10 +66,12 @@ class Writer:
         commit: str = "",
         *,
         offline: bool = False,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.log, self.who, self.now, self.random = log, who, now, random
         self.lease, self.position, self.commit = lease, position, commit
         self.offline = offline  # the remote does not answer: what is done is kept in the outbox, once
+        self.tell = tell
         self.holding = False
         self.correlation = uuid7(now(), random)
         self.appended: list[Event] = []
@@ -173,8 +175,7 @@ class Writer:
         """Appends what earlier passes had to keep; whether there was anything. Raises LostRace, RemoteDown."""
         done = self.log.append([], self.position) if self.log.deferred() else ()
         if done:
-            self.position = done[-1].sequence
-            self.appended.extend(done)
+            self._done(done)
         return bool(done)
 
     def _defer(self, events: Sequence[Event]) -> None:
@@ -188,8 +189,13 @@ class Writer:
         if self.position == 0 and events[0].type != typed("log.opened"):
             events = [self.event("log.opened", data={"environment": self.who.environment}), *events]
         done = self.log.append(events, self.position)
-        self.position = done[-1].sequence
-        self.appended.extend(done)
+        self._done(done)
+
+    def _done(self, events: Sequence[Event]) -> None:
+        self.position = events[-1].sequence
+        self.appended.extend(events)
+        for event in events:
+            self.tell(event)
 
     def _with_epoch(self, event: Event) -> Event:
         return msgspec.structs.replace(event, epoch=self.lease.epoch)

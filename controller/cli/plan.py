@@ -43,6 +43,6 @@ def command(call: Call, worktree: bool, commit: str, everything: bool, json_: bo
 
 
 def exit_code(plan: Plan) -> int:
-    if plan.problems or any(wait.code == "Quarantined" for change in plan.changes for wait in change.waits):
+    if plan.problems or any(wait.code == "Quarantined" for change in plan.changes for wait in change.conditions):
         return 1
     return 2 if plan.active or plan.pending else 0

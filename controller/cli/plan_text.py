@@ -98,6 +98,8 @@ def _change(console: Console, plan: Plan, change: Change, origins: Origins) -> N
         write(console, styled(f"risk: {change.risk}", "yellow"), indent=7, hang=6)
     back = origins.way_back(plan, change)
     write(console, styled(back, "yellow" if change.irreversible else "dim"), indent=7, hang=2)
+    for wait in change.conditions:
+        write(console, styled("note: ", "yellow") + styled(f"{wait.reason} ({wait.code})"), indent=7, hang=7)
     for wait in change.waits:
         write(console, styled("waits: ", "yellow") + styled(f"{wait.reason} ({wait.code})"), indent=7, hang=7)
         todo = advice(wait, change.address)
@@ -135,7 +137,7 @@ def _unchanged(console: Console, plan: Plan, kept: Sequence[tuple[str, str]]) ->
 
 
 def _conditions(console: Console, plan: Plan) -> None:
-    found = [(change, wait) for change in plan.changes if change.is_noop for wait in change.waits]
+    found = [(change, wait) for change in plan.changes if change.is_noop for wait in (*change.waits, *change.conditions)]
     if not found:
         return
     console.print()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,9 +11,7 @@ import click
 from controller.cli.call import Call, as_json, options, pass_call, stopping
 
 if TYPE_CHECKING:
-    from controller.app import Controller
-
-EVENT = re.compile(r"^(\d{4,}) ")
+    from controller.events import Event
 
 
 @click.command(name="reconcile")
@@ -33,25 +30,26 @@ def command(call: Call, once: bool, json_: bool) -> int:
             from controller.cli.apply import settle
 
             return settle(call, controller, json_)
-        told = _json_lines(call, controller) if json_ else _lines
+        tell = _json_line(call) if json_ else _line
+        told = (lambda text: call.emit({"error": text}, line=True)) if json_ else _text
         with stopping(controller):
-            controller.run(told)
+            controller.run(told, tell)
     return 0
 
 
-def _lines(text: str) -> None:
+def _text(text: str) -> None:
     from controller.cli.text import clean
 
     click.echo(f"{datetime.now():%H:%M:%S} {clean(text)}")
 
 
-def _json_lines(call: Call, controller: Controller) -> Callable[[str], None]:
-    """The loop tells sentences that begin with a sequence; the event behind each is read back from the log."""
+def _line(event: Event) -> None:
+    from controller.events import sentence
+
+    _text(f"{event.sequence:04d} {sentence(event)}")
+
+
+def _json_line(call: Call) -> Callable[[Event], None]:
     from controller.cli.text import event_as_json
 
-    def told(text: str) -> None:
-        found = EVENT.match(text)
-        event = next(controller.events(after=int(found[1]) - 1), None) if found else None
-        call.emit(event_as_json(event) if event else {"error": text}, line=True)
-
-    return told
+    return lambda event: call.emit(event_as_json(event), line=True)

@@ -22,13 +22,14 @@ ADVICE = {
     "Held": "commit the lines that the condition shows; `turnout status NAME` shows them again",
     "Inconclusive": "send traffic, or lower minimumSamples in a new run; nothing moves meanwhile",
     "Invalid": "correct the field and commit",
+    "JudgedBad": "nothing, if the second try is meant",
     "Named": "remove its name from the files that still have it",
     "Quarantined": "correct the file and commit; until then its last good form counts",
     "Reference": "commit what it names, or correct the name",
     "Retry": "nothing: it is tried again by itself",
     "Unknown": "look for what the reason names; then `turnout retry NAME`",
 }
-BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "Retry"})
+BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "JudgedBad", "Retry"})
 """Waits that end without a person."""
 
 
@@ -59,7 +60,7 @@ def still_open(controller: Controller, plan: Plan) -> list[Open]:
     """What the plan and the log say is not done: waits, conditions, failures."""
     found: dict[tuple[str, str], Open] = {}
     for change in plan.changes:
-        for wait in change.waits:
+        for wait in (*change.waits, *change.conditions):
             if needs_person(wait, plan):
                 found[change.address, wait.code] = Open(change.address, wait.code, wait.reason, True)
             elif wait.code == "Retry":

@@ -23,6 +23,7 @@ class Cache:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock_file = path.with_suffix(".lock") if path else None
+        self._locked = 0
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,13 +50,17 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Passes over the same data folder one after the other, whatever process they run in."""
-        if not self._lock_file:
+        """Passes over the same data folder one after the other, whatever process they run in. May be nested."""
+        if not self._lock_file or self._locked:
             yield
             return
         with open(self._lock_file, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            self._locked += 1
+            try:
+                yield
+            finally:
+                self._locked -= 1
 
     # -- meta ----------------------------------------------------------------------------------------------------
 

@@ -251,9 +251,13 @@ class Repository:
         lock.unlink(missing_ok=True)
         return True
 
-    def drop_damaged(self, oid: str) -> None:
-        """Removes a loose object that cannot be read, so that it can be written again."""
-        (self.common_dir / "objects" / oid[:2] / oid[2:]).unlink(missing_ok=True)
+    def drop_damaged(self) -> None:
+        """Removes loose objects that cannot be read (a power cut), so that they can be written again."""
+        for path in (self.common_dir / "objects").glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                self.git.odb.read(f"{path.parent.name}{path.name}")
+            except (KeyError, ValueError, pygit2.GitError):
+                path.unlink(missing_ok=True)
         self.git = pygit2.Repository(str(self.git_dir))
 
     def last_known(self, ref: str) -> list[str]:

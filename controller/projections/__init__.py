@@ -20,14 +20,15 @@ States = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Each fold returns the key that it changed, or nothing; `states[key]` of a missing key is an empty mapping."""
+    """Each fold returns the key (or keys) that it changed, or nothing; `states[key]` of a missing key is an empty mapping."""
 
     name: str
-    folds: Mapping[str, Callable[[States, Event], str]]
+    folds: Mapping[str, Callable[[States, Event], str | tuple[str, ...]]]
+    version: int = 1  # of the form of its states: a cache of another form is folded again
     mark: Callable[[Mapping[str, Any]], str] = lambda state: ""  # put before the digest, so that keys can be told apart by it
 
-    def fold(self, states: States, event: Event) -> str:
-        """One event; returns the key that changed, or nothing."""
+    def fold(self, states: States, event: Event) -> str | tuple[str, ...]:
+        """One event; returns the keys that changed, or nothing."""
         step = self.folds.get(event.type)
         return step(states, event) if step else ""
 
@@ -52,6 +53,9 @@ class Folds:
     def __init__(self, log: EventLog, cache: Cache, projections: Iterable[Projection]) -> None:
         self.log, self.cache = log, cache
         self.projections = tuple(projections)
+        self.forms = " ".join(f"{each.name}:{each.version}" for each in self.projections)
+        if cache.meta("forms") != self.forms:
+            cache.forget_folds()
         self.position = int(cache.meta("position") or 0)
         self._open_tables()
 
@@ -60,8 +64,16 @@ class Folds:
 
     def catch_up(self, until: int | None = None) -> int:
         """Folds what is new (up to a position); returns how many events. The log has been refreshed by the caller."""
+        with self.cache.lock():
+            return self._catch_up(until)
+
+    def _catch_up(self, until: int | None) -> int:
+        kept = int(self.cache.meta("position") or 0)
+        if kept != self.position:  # another process has folded on: go on from there
+            self._open_tables()
+            self.position = kept
         before = self.position
-        steps: dict[str, list[tuple[Callable[[States, Event], str], _Table]]] = {}
+        steps: dict[str, list[tuple[Callable[[States, Event], str | tuple[str, ...]], _Table]]] = {}
         for projection in self.projections:
             for name, fold in projection.folds.items():
                 steps.setdefault(name, []).append((fold, self.tables[projection.name]))
@@ -70,7 +82,9 @@ class Folds:
                 break
             for fold, table in steps.get(event.type, ()):
                 key = fold(table, event)
-                if key:
+                if isinstance(key, tuple):
+                    table.changed.update(key)
+                elif key:
                     table.changed.add(key)
             self.position = event.sequence
         if self.position != before:
@@ -87,7 +101,8 @@ class Folds:
             table.changed.clear()
             if len(table) > 50_000:
                 table.clear()
-        self.cache.keep_folds(changed, position=str(self.position), tip=getattr(self.log, "tip", "") or "")
+        tip = getattr(self.log, "tip", "") or ""
+        self.cache.keep_folds(changed, position=str(self.position), tip=tip, forms=self.forms)
 
     def rebuild(self) -> None:
         """From nothing."""

@@ -24,6 +24,16 @@ def _on_subject(step: Callable[[dict[str, Any], Event], None]) -> Callable[[Stat
     return fold
 
 
+def _started_and_judged(states: States, event: Event) -> tuple[str, ...]:
+    """A judgement is remembered by everyone whom it concerns."""
+    _started(states[event.subject], event)
+    judged = event.data.get("bad") or {}
+    for address, what in judged.items():
+        known = states[address].get("bad", ())
+        states[address]["bad"] = [*(old for old in known if old != what), what][-BAD_KEPT:]
+    return (event.subject, *judged)
+
+
 def _started(state: dict[str, Any], event: Event) -> None:
     data = event.data
     key = data["intent"]
@@ -38,9 +48,6 @@ def _started(state: dict[str, Any], event: Event) -> None:
     if data["action"] == "run":
         state["started_at"], state["started_commit"] = event.time, event.statecommit
         state["frozen"] = data.get("frozen")
-    bad = data.get("bad")
-    if bad and bad not in state.get("bad", ()):
-        state["bad"] = [*state.get("bad", ()), bad][-BAD_KEPT:]
     _clear(state, [code for code in state.get("conditions", ()) if code not in STICKY])
 
 
@@ -122,7 +129,6 @@ def _retry(state: dict[str, Any], event: Event) -> None:
 
 
 _STEPS = {
-    "turnout.action.started.v1": _started,
     "turnout.action.succeeded.v1": _succeeded,
     "turnout.action.failed.v1": _failed,
     "turnout.action.superseded.v1": _superseded,
@@ -143,7 +149,11 @@ def _mark(state: Mapping[str, Any]) -> str:
     return "2" if state.get("conditions") or state.get("writing") else "0"
 
 
-PAST = Projection("past", {name: _on_subject(step) for name, step in _STEPS.items()}, _mark)
+PAST = Projection(
+    "past",
+    {"turnout.action.started.v1": _started_and_judged, **{name: _on_subject(step) for name, step in _STEPS.items()}},
+    mark=_mark,
+)
 
 
 fold = PAST.fold

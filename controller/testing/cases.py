@@ -65,7 +65,7 @@ prices: {anthropic/claude-3.5-sonnet: {input: 3.0, output: 15.0, asOf: 2026-01-0
 
 FACTS = ("name", "spec", "observed", "signals", "past", "refs", "environment", "now")
 FRESH = ("observed", "signals", "past")
-EXPECTED = ("action", "reason", "before", "after", "waits", "edits", "message", "ends", "running", "urgent", "healthy", "bad",
+EXPECTED = ("action", "reason", "before", "after", "waits", "conditions", "edits", "message", "ends", "running", "urgent", "healthy", "bad",
             "again_within_seconds", "evidence", "payload", "refused")
 NOW = "2026-01-05T09:00:00Z"
 ABSENT, REMOVED = "<absent>", "removed"
@@ -279,7 +279,7 @@ def compare(ran: Ran) -> list[str]:
         missing = [text for text in wanted if not any(text in said for said in ran.refused)]
         return [f"refused: {text!r} is not in {listed(ran.refused, 20)}" for text in missing]
     found = told(ran.change, ran.situation.now)
-    unless_named = {"waits": [], "edits": {}, "ends": "", "urgent": False, "bad": False}
+    unless_named = {"waits": [], "conditions": [], "edits": {}, "ends": "", "urgent": False, "bad": False}
     return [fault for key, want in {**unless_named, **expect}.items() for fault in _differs(key, want, found[key])]
 
 
@@ -291,10 +291,10 @@ def _differs(place: str, want: Any, found: Any) -> Iterator[str]:
     elif place == "again_within_seconds" and None not in (want, found):
         if found > want:
             yield f"{place}: expected {want}, found {found}"
-    elif place == "waits":
+    elif place in ("waits", "conditions"):
         said = [f"{each['code']} {each['on']}: {each['reason']}" for each in found]
         if len(said) != len(want) or not all(one.startswith(text) for one, text in zip(said, want, strict=True)):
-            yield f"waits: expected {want}, found {said}"
+            yield f"{place}: expected {want}, found {said}"
     elif isinstance(want, Mapping) and isinstance(found, Mapping) and place != "edits":
         for key, value in want.items():
             yield from _differs(f"{place}.{key}", value, found.get(key, ABSENT))
@@ -310,6 +310,7 @@ def told(change: Change, now: datetime) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps({
         "action": change.action.value, "reason": change.reason, "before": change.before, "after": change.after,
         "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
+        "conditions": [{"code": each.code, "on": str(each.on), "reason": each.reason} for each in change.conditions],
         "edits": change.edits, "message": change.message, "ends": change.ends, "running": change.running, "urgent": change.urgent,
         "healthy": change.healthy, "bad": bool(change.bad), "evidence": change.evidence, "payload": change.payload,
         "again_within_seconds": (change.again - now).total_seconds() if change.again else None,

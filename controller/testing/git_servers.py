@@ -102,6 +102,11 @@ class HttpGitServer(_GitServer):
         with self._lock:
             self._failures += [status] * n
 
+    def recover(self) -> None:
+        """No more failures."""
+        with self._lock:
+            self._failures.clear()
+
     def _next_failure(self) -> int | None:
         with self._lock:
             return self._failures.pop(0) if self._failures else None

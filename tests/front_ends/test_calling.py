@@ -93,7 +93,7 @@ def test_unknown_environment(place: Place) -> None:
 
 def test_environment_variable(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNOUT_ENVIRONMENT", "elsewhere")
-    assert "environments/elsewhere" in place("plan").err
+    assert "no environment 'elsewhere'" in place("plan").err
     assert place("plan", "--env", "local").code == 2
 
 

@@ -264,7 +264,7 @@ def test_without_the_remote_only_the_way_back_goes_and_is_reported_late(world: W
                 controller.settle()
         assert world.versions() == {"v1.4.0": 40}, "an abort does not wait for the git server"
         assert world.ask("docs")[1] == "v1.0.0", "nothing else goes without it"
-        server.fail_next(0)
+        server.recover()
         for _ in range(3):
             controller.settle()
         assert server_log(server).splitlines()[0] == 'Revert "Try v2.0.0 for feature_dev"'

@@ -160,6 +160,6 @@ def test_a_quarantined_run_goes_on_and_may_abort(sim: Simulation) -> None:
     sim.commit({"state/rollouts/docs-v2.yaml": "spec: ["}, "Break the file of a running rollout")
     sim.settle(flow)
     assert set(sim.gateway.versions("docs")) == {"v1", "v2"}
-    sim.gateway.traffic("docs", 400, {"v2": 0.9})
+    sim.gateway.traffic("docs", 400, {"v2": 0.3})
     sim.settle(flow, horizon=5)
     assert sim.gateway.versions("docs") == {"v1": 100.0}

@@ -27,15 +27,24 @@ def plan(situation: Situation[BindingSpec, BindingState]) -> Change:
     spec = situation.desired.spec
     after = spec.full()
     waits = tuple(_problems(situation.desired.address, spec, situation.refs))
-    if before == after and not waits:
-        return Change(Action.NOOP, f"{_spoken(after)} answers, as git says", before=before, after=before)
+    if before == after:
+        return Change(Action.NOOP, f"{_spoken(after)} answers, as git says", before=before, after=before, conditions=waits)
+    bad = _judged_bad(situation.past.bad, after)
     known = digest(after) in situation.past.been_healthy
     if before is None:
-        return Change(Action.CREATE, f"{_spoken(after)} answers", after=after, waits=waits, healthy=True)
+        return Change(Action.CREATE, f"{_spoken(after)} answers", after=after, waits=waits, healthy=True, conditions=bad)
     reason = f"{_spoken(after)} answers (was {_difference(before, after)})"
     if known:
         reason = f"back to {_spoken(after)} (was {_difference(before, after)})"
-    return Change(Action.UPDATE, reason, before=before, after=after, waits=waits, healthy=True, urgent=known and not waits)
+    return Change(Action.UPDATE, reason, before=before, after=after, waits=waits, healthy=True, urgent=known and not waits,
+                  conditions=bad, risk="high" if bad else "low")
+
+
+def _judged_bad(known: tuple[str, ...], after: Mapping[str, Any]) -> tuple[Wait, ...]:
+    """A person may bind what a rollout judged bad; it is said."""
+    if digest({key: after[key] for key in ("model", "endpoint", "version")}) not in known:
+        return ()
+    return (Wait("JudgedBad", str(after["version"]), f"{after['version']} was aborted by a rollout before"),)
 
 
 def _state(situation: Situation[BindingSpec, BindingState]) -> Mapping[str, Any] | None:

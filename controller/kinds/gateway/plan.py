@@ -24,35 +24,62 @@ def references(spec: GatewaySpec) -> Iterable[Reference]:
 
 
 def plan(situation: Situation[GatewaySpec, GatewayState]) -> Change:
-    observed, past = situation.observed, situation.past
-    before = observed.state if isinstance(observed, Observed) else None
-    there = before.full() if isinstance(before, GatewayState) else None
-    known = past.after if isinstance(observed, Unknown) else there
+    past = situation.past
+    known, unseen = _known(situation)
     if situation.desired is None:
         if not past.exists:
             return Change(Action.NOOP, "not there, and not wanted")
         return Change(Action.DELETE, "removed from git; its proxies keep their last routes, its files stay", before=known)
     spec = situation.desired.spec
-    table = render(situation.refs)
+    table = render(situation.refs, (past.after or {}).get("endpoints", {}))
     files = {target.path: content(target.format, table) for target in spec.files}
+    listening = [name for name in spec.proxies if name in situation.refs.environment.get("proxies", {})]
     after = {
         "routes": spoken(table["routes"]),
-        "proxies": dict.fromkeys(spec.proxies, digest(table)),
+        "endpoints": table["endpoints"],
+        "proxies": dict.fromkeys(listening, digest(table)),
         "files": {path: digest(text) for path, text in files.items()},
     }
-    payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {})}
-    waits = tuple(_problems(spec, situation.refs))
-    if known == after:
-        if isinstance(observed, Unknown):
-            again = situation.now + timedelta(seconds=BLIND_AGAIN_SECONDS)
-            return Change(Action.NOOP, f"cannot be seen: {observed.reason}", before=known, after=known, again=again)
-        return Change(Action.NOOP, f"serves {len(after['routes'])} routes, as git says", before=known, after=known)
+    conditions = (*_problems(spec, situation.refs), *_blindness(unseen))
+    again = situation.now + timedelta(seconds=BLIND_AGAIN_SECONDS) if unseen else None
+    if known is not None and _same(known, after):
+        told = f"; {', '.join(unseen)} cannot be seen" if unseen else ""
+        reason = f"serves {len(after['routes'])} routes, as git says{told}"
+        return Change(Action.NOOP, reason, before=known, after=known, conditions=conditions, again=again)
     reason = _reason(known, past.after, after, past.spec_digest == situation.desired.spec_digest)
+    payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {})}
     action = Action.CREATE if not past.exists else Action.UPDATE
-    return Change(action, reason, before=known, after=after, payload=payload, waits=waits)
+    return Change(action, reason, before=known, after=after, payload=payload, conditions=conditions, again=again)
+
+
+def _known(situation: Situation[GatewaySpec, GatewayState]) -> tuple[Mapping[str, Any] | None, Mapping[str, str]]:
+    """What is there; a proxy that cannot be seen is believed to serve what it was left with. And which those are, and why."""
+    observed, last = situation.observed, situation.past.after
+    if isinstance(observed, Unknown):
+        names = (last or {}).get("proxies", {}) or {"everything": ""}
+        return last, dict.fromkeys(names, observed.reason)
+    if observed is None or observed.state is None:
+        return None, {}
+    unseen = (observed.signals or {}).get("unseen", {})
+    state = observed.state.full()
+    before = (last or {}).get("proxies", {})
+    state["proxies"] = {name: before.get(name, "") if name in unseen else found for name, found in state["proxies"].items()}
+    return state, unseen
+
+
+def _same(known: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether every target has what it should; `endpoints` follow from the digests."""
+    return all(known.get(part, {}) == after[part] for part in ("routes", "proxies", "files"))
+
+
+def _blindness(unseen: Mapping[str, str]) -> Iterable[Wait]:
+    if unseen:
+        names = ",".join(sorted(unseen))
+        yield Wait("Blind", names, f"{names} cannot be seen: {'; '.join(sorted(set(unseen.values())))}")
 
 
 def _problems(spec: GatewaySpec, refs: Refs) -> Iterable[Wait]:
+    """A proxy that the environment does not have keeps no other from being written."""
     proxies = refs.environment.get("proxies", {})
     for name in spec.proxies:
         if name not in proxies:
@@ -64,7 +91,8 @@ def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, aft
     before = (known or {}).get("routes", {})
     moved = sorted(agent for agent in {*before, *after["routes"]} if before.get(agent) != after["routes"].get(agent))
     if last == after and same_spec:
-        targets = [name for part in ("proxies", "files") for name in after[part] if (known or {}).get(part, {}).get(name) != after[part][name]]
+        found = known or {}
+        targets = [name for part in ("proxies", "files") for name in after[part] if found.get(part, {}).get(name) != after[part][name]]
         return f"drift: {listed(targets, 3)} is not as it was left; written again"
     if not moved:
         return "targets are brought up to date"
@@ -75,30 +103,37 @@ def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, aft
 # -- rendering -------------------------------------------------------------------------------------------------------
 
 
-def render(refs: Refs) -> dict[str, Any]:
-    """Routes and endpoints of a route table (proxy/table.py), without serial, digest and predecessor."""
+def render(refs: Refs, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Routes and endpoints of a route table (proxy/table.py), without serial, digest and predecessor.
+
+    `last` = endpoints as they were routed to: one that left the environment while something uses it stays as it was.
+    """
     rollouts = {state["binding"]: state for state in refs.all("Rollout").values() if _has_effect(state)}
     bindings = {address.name: state for address, state in refs.all("ModelBinding").items()}
     prices = refs.environment.get("prices", {})
-    endpoints = refs.environment.get("endpoints", {})
-    routes = {
-        agent: _route(agent, state, rollouts.get(agent), bindings, prices)
-        for agent, state in bindings.items() if state["endpoint"] in endpoints
-    }
+    endpoints = {**(last or {}), **{name: _endpoint(each) for name, each in refs.environment.get("endpoints", {}).items()}}
+    routes = {}
+    for agent, state in bindings.items():
+        rollout = rollouts.get(agent)
+        if rollout is not None and rollout["candidate"]["endpoint"] not in endpoints:
+            rollout = None
+        if state["endpoint"] in endpoints or (rollout is not None and rollout["phase"] == "promoted"):
+            routes[agent] = _route(state, rollout, prices)
+    for agent, route in routes.items():
+        fallbacks = [name for name in bindings[agent].get("fallbacks", ()) if name in routes and name != agent]
+        if fallbacks:
+            route["fallbacks"] = fallbacks
     used = {variant["endpoint"] for route in routes.values() for variant in _variants(route)}
-    return {"routes": routes, "endpoints": {name: _endpoint(endpoints[name]) for name in sorted(used) if name in endpoints}}
+    return {"routes": routes, "endpoints": {name: endpoints[name] for name in sorted(used)}}
 
 
 def _has_effect(state: Mapping[str, Any]) -> bool:
     return state["phase"] == "progressing" or (state["phase"] == "promoted" and not state["settled"])
 
 
-def _route(
-    agent: str, state: Mapping[str, Any], rollout: Mapping[str, Any] | None, bindings: Mapping[str, Any], prices: Mapping[str, Any]
-) -> dict[str, Any]:
+def _route(state: Mapping[str, Any], rollout: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> dict[str, Any]:
     bound = {key: state[key] for key in TARGET}
-    fallbacks = [name for name in state.get("fallbacks", ()) if name in bindings and name != agent]
-    route: dict[str, Any] = {"variants": [], "fallbacks": fallbacks} if fallbacks else {"variants": []}
+    route: dict[str, Any] = {"variants": []}
     if rollout is None or rollout["stable"] != bound:
         route["variants"] = [_variant("stable", bound, 100.0, prices)]
     elif rollout["phase"] == "promoted":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from controller.address import Address
 from controller.change import Action, Change
-from controller.errors import Temporary
+from controller.errors import Permanent, Temporary
 from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
 from controller.kinds.gateway.plan import spoken
 from controller.kinds.gateway.spec import FileTarget, GatewaySpec, GatewayState
@@ -24,31 +25,39 @@ class GatewayProvider:
         seen: dict[Address, Observed[GatewayState] | Unknown] = {}
         for one in known:
             try:
-                state = self._state(one)
+                found = self._state(one)
             except Temporary as error:
                 seen[one.address] = Unknown(str(error))
                 continue
-            if state is not None:
-                seen[one.address] = Observed(state)
+            if found is not None:
+                seen[one.address] = found
         return seen
 
-    def _state(self, one: Known[GatewaySpec]) -> GatewayState | None:
+    def _state(self, one: Known[GatewaySpec]) -> Observed[GatewayState] | None:
+        """Each target by itself: a proxy that does not answer hides no other."""
         after: Mapping[str, Any] = one.past.after or {}
         if one.resource is None:
-            return GatewayState(**after) if after else None
+            return Observed(GatewayState(**after)) if after else None
         spec = one.resource.spec
-        proxies: dict[str, str] = {}
+        proxies: dict[str, str | None] = {}
+        unseen: dict[str, str] = {}
         routes: Mapping[str, str] = after.get("routes", {})
+        endpoints: Mapping[str, Any] = after.get("endpoints", {})
         for name in (name for name in spec.proxies if name in self.gateways.names()):
-            last = after.get("proxies", {}).get(name, "")
-            table = self.gateways.table(name, unless=last)
+            last = after.get("proxies", {}).get(name) or ""
+            try:
+                table = self.gateways.table(name, unless=last)
+            except Temporary as error:
+                proxies[name], unseen[name] = None, str(error)
+                continue
             proxies[name] = last if table is None else table["digest"]
             if table is not None:
-                routes = spoken(table["routes"])
+                routes, endpoints = spoken(table["routes"]), table.get("endpoints", {})
         files = {target.path: self.files.digest(target.path) for target in spec.files}
-        if not one.past.exists and not any(proxies.values()) and not any(files.values()):
+        if not one.past.exists and not unseen and not any(proxies.values()) and not any(files.values()):
             return None
-        return GatewayState(routes=dict(routes), proxies=proxies, files=files)
+        state = GatewayState(routes=dict(routes), endpoints=dict(endpoints), proxies=proxies, files=files)
+        return Observed(state, {"unseen": unseen} if unseen else None)
 
     def apply(self, change: Change, report: Report) -> Outcome:
         if change.action is Action.DELETE:
@@ -56,20 +65,28 @@ class GatewayProvider:
         payload = change.payload
         notes: dict[str, str] = {}
         faults: list[str] = []
-        for name in change.after["proxies"] if change.after else ():
-            try:
-                self._put(name, payload)
-            except Temporary as error:
-                faults.append(str(error))
+        refused: list[str] = []
+        wanted = change.after or {}
+        for name, told in wanted.get("proxies", {}).items():
+            if payload["seen"].get(name) != told:
+                self._try(faults, refused, partial(self._put, name, payload))
         spec = GatewaySpec.model_validate(change.written, strict=False)
         for target in spec.files:
-            try:
-                notes.update(self._write(target, payload["files"][target.path]))
-            except Temporary as error:
-                faults.append(str(error))
+            self._try(faults, refused, partial(self._write, target, payload["files"][target.path], notes))
+        if refused:
+            raise Permanent("; ".join([*refused, *faults]))
         if faults:
             raise Temporary("; ".join(faults))
         return Outcome(said=change.reason, notes=notes)
+
+    def _try(self, faults: list[str], refused: list[str], call: Callable[[], None]) -> None:
+        """One target that fails does not keep the others from being written."""
+        try:
+            call()
+        except Temporary as error:
+            faults.append(str(error))
+        except Permanent as error:
+            refused.append(str(error))
 
     def _put(self, name: str, payload: Mapping[str, Any]) -> None:
         """Only over the table that was planned against: a stale writer is refused by the proxy."""
@@ -83,10 +100,11 @@ class GatewayProvider:
         serial = (current["serial"] if current else 0) + 1
         self.gateways.put(name, {**payload["table"], "serial": serial, "digest": wanted, "replaces": there})
 
-    def _write(self, target: FileTarget, text: str) -> Mapping[str, str]:
+    def _write(self, target: FileTarget, text: str, notes: dict[str, str]) -> None:
         if self.files.digest(target.path) == digest(text):
-            return {}
+            return
         backup = self.files.write(target.path, text)
+        if backup:
+            notes[f"backup of {target.path}"] = backup
         if target.reload:
             self.reload.tell(target.reload.full())
-        return {f"backup of {target.path}": backup} if backup else {}

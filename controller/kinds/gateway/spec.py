@@ -63,11 +63,10 @@ class GatewaySpec(Spec):
 
 
 class GatewayState(Spec):
-    """`routes` in words by agent; `proxies` the digest each serves; `files` the digest each has (None = not there)."""
+    """`routes` in words by agent; `endpoints` as they are routed to; `proxies` the digest that each serves (None = it cannot be
+    seen); `files` the digest each has (None = not there)."""
 
     routes: dict[str, str] = {}
-    proxies: dict[str, str] = {}
+    endpoints: dict[str, Any] = {}
+    proxies: dict[str, str | None] = {}
     files: dict[str, str | None] = {}
-
-    def full(self) -> dict[str, Any]:
-        return {"routes": self.routes, "proxies": self.proxies, "files": self.files}

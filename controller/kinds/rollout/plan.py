@@ -84,12 +84,23 @@ def _start(situation: Situated) -> Change:
         "candidate": _target(spec.candidate.full()), "baseline": None, "settled": False,
         "guard": spec.guard.full() if spec.guard else None, "verdict": "",
     }
+    bad = _judged_bad(situation, spec)
+    risk = "high" if bad else "low"
     if not steps:
         after = {**state, "phase": "promoted", "weight": 100.0}
         return Change(Action.RUN, f"all sessions to {spec.candidate.version} at once (was {_version(stable)})",
-                      after=after, waits=waits, ends=following)
+                      after=after, waits=waits, conditions=bad, risk=risk, ends=following)
     after = _at_step(state, name, 0, steps)
-    return Change(Action.RUN, f"{_share(steps[0], spec)} (was {_version(stable)})", after=after, waits=waits, running=True)
+    return Change(Action.RUN, f"{_share(steps[0], spec)} (was {_version(stable)})", after=after, waits=waits, conditions=bad,
+                  risk=risk, running=True)
+
+
+def _judged_bad(situation: Situated, spec: RolloutSpec) -> tuple[Wait, ...]:
+    """A person may try again what was aborted before; nothing automatic ever does."""
+    target = _target(spec.candidate.full())
+    if digest(target) not in situation.refs.past(Address.of("ModelBinding", spec.binding)).bad:
+        return ()
+    return (Wait("JudgedBad", spec.candidate.version, f"{spec.candidate.version} was aborted by a rollout before"),)
 
 
 def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str] | None) -> Iterable[Wait]:
@@ -168,15 +179,16 @@ def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: f
 
 def _abort(situation: Situated, state: Mapping[str, Any], told: str, evidence: Mapping[str, Any]) -> Change:
     reason = f"aborted, {told}; all sessions on {_version(state['stable'])}"
-    return _end(situation, state, "aborted", reason, evidence, bad=digest(state["candidate"]))
+    return _end(situation, state, "aborted", reason, evidence, bad={Address.of("ModelBinding", state["binding"]): digest(state["candidate"])})
 
 
 def _end(
-    situation: Situated, state: Mapping[str, Any], phase: str, reason: str, evidence: Mapping[str, Any] | None = None, bad: str = ""
+    situation: Situated, state: Mapping[str, Any], phase: str, reason: str, evidence: Mapping[str, Any] | None = None,
+    bad: Mapping[Address, str] | None = None,
 ) -> Change:
     after = {**state, "phase": phase, "weight": 0.0, "shadow": 0.0, "step_id": "", "verdict": reason}
     return Change(Action.STEP, reason, before=state, after=after, ends=phase, part="end", urgent=True,
-                  evidence=evidence or {}, bad=bad)
+                  evidence=evidence or {}, bad=bad or {})
 
 
 def _cancel(situation: Situated) -> Change:
@@ -236,23 +248,27 @@ def judge(analysis: Analysis, stable: Figures | None, candidate: Figures | None,
         return "more", f"{candidate['requests'] if candidate else 0} of {need} requests to the candidate"
     if _relative(analysis) and (stable is None or stable["requests"] < need):
         return "more", f"{stable['requests'] if stable else 0} of {need} requests to the stable version"
-    faults: list[str] = []
-    fine: list[str] = []
-    for name, unit, limit in (
-        ("errorRate", "%", analysis.error_rate), ("p95", "s", analysis.latency_p95), ("costPerRequest", "USD", analysis.cost_per_request),
-    ):
-        if limit is None:
-            continue
-        told, bad, known = _compare(name, unit, limit, stable, candidate)
-        if not known:
-            return "more", f"{_LABEL[name]} of both sides is not known yet"
-        (faults if bad else fine).append(told)
     counts = f"of {candidate['requests']} and {stable['requests'] if stable else 0} requests"
+    compared = [
+        (name, *_compare(name, unit, limit, stable, candidate))
+        for name, unit, limit in (
+            ("errorRate", "%", analysis.error_rate), ("p95", "s", analysis.latency_p95),
+            ("costPerRequest", "USD", analysis.cost_per_request),
+        )
+        if limit is not None
+    ]
+    faults = [told for _, told, bad, _ in compared if bad]
+    fine = [told for _, told, bad, _ in compared if not bad]
+    unknown = [_LABEL[name] for name, _, _, known in compared if not known]
     if not final:
         limit = analysis.error_rate
         sure = limit is not None and _surely_worse(limit, stable, candidate)
         return ("fail", f"{faults[0]} {counts}") if sure and faults else ("pass", "nothing bad so far")
-    return ("fail", f"{', '.join(faults)} {counts}") if faults else ("pass", f"{', '.join(fine) or 'nothing to judge'} {counts}")
+    if faults:
+        return "fail", f"{', '.join(faults)} {counts}"
+    if unknown:
+        return "more", f"{', '.join(unknown)} of both sides is not known yet"
+    return "pass", f"{', '.join(fine) or 'nothing to judge'} {counts}"
 
 
 _LABEL = {"errorRate": "error rate", "p95": "p95 latency", "costPerRequest": "cost per request"}
@@ -270,12 +286,11 @@ def _compare(
     mine = candidate[name]
     theirs = stable[name] if stable else None
     if mine is None or (limit.worse_by is not None and theirs is None):
-        every_call_failed = name == "p95" and candidate["requests"] == candidate["errors"]
-        return f"no {_LABEL[name]}", every_call_failed, every_call_failed
-    bad = limit.at_most is not None and mine > limit.at_most
+        return f"no {_LABEL[name]}", False, False
+    bad = bool(limit.at_most is not None and mine > limit.at_most)
     if limit.worse_by is not None and theirs is not None:
         allowed = theirs + limit.worse_by if name == "errorRate" else theirs * (1 + limit.worse_by / 100)
-        bad = bad or mine > allowed + 1e-12
+        bad = bad or bool(mine > allowed + 1e-12)
     against = f" against {_number(theirs)} {unit}" if theirs is not None else ""
     return f"{_LABEL[name]} {_number(mine)} {unit}{against}", bad, True
 
@@ -289,7 +304,7 @@ def _surely_worse(limit: RateLimit, stable: Figures | None, candidate: Figures) 
     mine, theirs = candidate["errors"] / candidate["requests"], stable["errors"] / stable["requests"]
     _, high = _wilson(stable["errors"], stable["requests"])
     lower = mine - theirs - math.sqrt((mine - low) ** 2 + (high - theirs) ** 2)
-    return 100 * lower > limit.worse_by
+    return bool(100 * lower > limit.worse_by)
 
 
 def _wilson(errors: int, requests: int, z: float = EARLY_Z) -> tuple[float, float]:
@@ -344,7 +359,8 @@ def _brief(figures: Figures | None) -> dict[str, Any] | None:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if value >= 0.01 or value == 0 else f"{value:.2g}"
+    """Three significant digits, without exponents where people do not expect them."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _interval(hold: float | None, left: float | None) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from controller.address import Address
 from controller.change import Change
+from controller.errors import Temporary
 from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
 from controller.kinds.rollout.spec import RolloutSpec, RolloutState
 from controller.proxy.stats import percentile
@@ -19,25 +20,34 @@ class RolloutProvider:
         self.gateways = clients.open("gateway")
 
     def observe(self, known: Sequence[Known[RolloutSpec]]) -> Mapping[Address, Observed[RolloutState] | Unknown]:
-        figures = {name: self.gateways.stats(name) for name in self.gateways.names()}
+        figures: list[Mapping[str, Any]] = []
+        faults: list[str] = []
+        for name in self.gateways.names():
+            try:
+                figures.append(self.gateways.stats(name))
+            except Temporary as error:
+                faults.append(str(error))
+        if not figures:
+            raise Temporary("; ".join(faults) or "this environment has no proxy")
         seen: dict[Address, Observed[RolloutState] | Unknown] = {}
         for one in known:
             after = one.past.after
             if after is not None:
-                seen[one.address] = Observed(None, signals(after, list(figures.values())))
+                seen[one.address] = Observed(None, signals(after, figures, complete=not faults))
         return seen
 
     def apply(self, change: Change, report: Report) -> Outcome:
         raise AssertionError("a declared kind is never applied")
 
 
-def signals(after: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums of all proxies: `seconds` in the step (the least), `tripped`, and each variant's figures.
+def signals(after: Mapping[str, Any], figures: Sequence[Mapping[str, Any]], *, complete: bool = True) -> dict[str, Any]:
+    """Sums of all proxies that have routes: `seconds` in the step (the least; None unless all serve it), `tripped`, figures.
 
     `before` is what the stable version did without any rollout, where the proxies know that of this very version.
     """
     agent, step, stable = after["binding"], after["step_id"], after["stable"].get("version")
-    mine = [found["agents"][agent] for found in figures if agent in found.get("agents", {})]
+    figures = [found for found in figures if found.get("agents")]
+    mine = [found["agents"][agent] for found in figures if agent in found["agents"]]
     served = [each for each in mine if each.get("step") == step]
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for each in mine:
@@ -46,7 +56,7 @@ def signals(after: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> d
     before = [cell for each in mine for cell in (each.get("steps", {}).get("", {}).get("stable"),) if cell]
     before = [cell for cell in before if cell.get("version") == stable]
     trips = [each["tripped"] for each in mine if each.get("tripped") and each["tripped"].get("step") == step]
-    complete = bool(served) and len(served) == len(figures)
+    complete = complete and bool(served) and len(served) == len(figures)
     return {
         "step": step,
         "seconds": min(each["step_seconds"] for each in served) if complete else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from controller.model import Name, Percent, Seconds, Spec, Text, Worsening
 
@@ -66,6 +67,13 @@ class Strategy(Spec):
     shadow: Shadow | None = Field(None, title="Shadow", description="Copies only.", examples=[{"percent": "10%"}])
     split: Split | None = Field(None, title="Split", description="Fixed shares, no promotion.", examples=[{"weight": 50}])
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The short forms are part of the schema, so that editors accept them."""
+        schema = handler.resolve_ref_schema(handler(core))
+        schema.update(type=["object", "string"], pattern=r"^(immediate|canary_\d{1,3}pct)$")
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
@@ -109,8 +117,9 @@ class RelativeLimit(Spec):
 class Analysis(Spec):
     """What the candidate is judged by, from the gateways' own figures."""
 
-    error_rate: RateLimit | None = Field(None, alias="errorRate", title="Error rate", examples=[{"worseBy": "1%"}],
-                                         description="Failed requests (time-outs, 429, 5xx, died mid-stream).")
+    error_rate: RateLimit | None = Field(
+        RateLimit.model_validate({"worseBy": 1.0}), alias="errorRate", title="Error rate", examples=[{"worseBy": "1%"}],
+        description="Failed requests (time-outs, 429, 5xx, died mid-stream); null = not judged.")
     latency_p95: RelativeLimit | None = Field(None, alias="latencyP95", title="p95 latency", examples=[{"worseBy": "20%"}],
                                               description="95th percentile of the time to the last byte.")
     cost_per_request: RelativeLimit | None = Field(None, alias="costPerRequest", title="Cost", examples=[{"worseBy": "10%"}],
@@ -134,7 +143,7 @@ class RolloutSpec(Spec):
                               examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}])
     strategy: Strategy = Field(title="Strategy", description="How it moves.", examples=[{"canary": [{"weight": 20}]}])
     analysis: Analysis = Field(
-        Analysis.model_validate({"errorRate": {"worseBy": 1.0}}), title="Analysis", description="How it is judged.",
+        Analysis(), title="Analysis", description="How it is judged.",
         examples=[{"errorRate": {"worseBy": "1%"}, "minimumSamples": 200}])
     guard: Guard | None = Field(Guard(), title="Guard", description="Hard ceiling in the proxy; null = none.",
                                 examples=[{"errorRate": "50%", "minimum": 20}])
