@@ -277,3 +277,81 @@ def test_a_newer_commit_wins_over_a_wait(tmp_path: Path) -> None:
     sim.advance(timedelta(minutes=2).total_seconds())
     sim.settle(flow)
     assert sim.gateway.versions("docs") == {"v3": 100.0}
+
+
+def test_a_held_promotion_keeps_its_binding_from_the_next_rollout(tmp_path: Path) -> None:
+    from controller.testing.simulation import ENVIRONMENT
+
+    sim = Simulation(tmp_path)
+    held = ENVIRONMENT + "  writeBack: hold\n"
+    sim.commit({**binding("docs", "v1"), "environments/local/environment.yaml": held}, "Bind, and hold write-backs")
+    flow = sim.survive()
+    sim.commit(rollout("m-first", "docs", "v2"), "First")
+    sim.settle(flow)
+    sim.gateway.traffic("docs", 200)
+    sim.settle(flow, horizon=120)
+    assert sim.gateway.versions("docs") == {"v2": 100.0}
+    for name in ("a-second", "z-third"):
+        sim.commit(rollout(name, "docs", "v3"), name)
+        sim.settle(flow)
+        assert sim.gateway.versions("docs") == {"v2": 100.0}
+        assert [e.data["code"] for e in raised(sim, f"Rollout/{name}")] == ["Exclusive"]
+    assert raised(sim, "Rollout/m-first")[-1].data["code"] == "Held"
+    sim.commit({"environments/local/environment.yaml": ENVIRONMENT}, "Write back again")
+    sim.settle(flow)
+    assert "Promote docs to v2" in sim.subjects()
+    assert sim.gateway.versions("docs") == {"v2": 50.0, "v3": 50.0}
+
+
+def test_an_edit_of_a_running_rollout_does_not_keep_it_from_going_back(tmp_path: Path) -> None:
+    sim = Simulation(tmp_path)
+    sim.commit(binding("docs", "v1"), "Bind")
+    flow = sim.survive()
+    sim.commit(rollout("docs-v2", "docs", "v2", "{canary: [{weight: 50, hold: 24h}]}"), "Try")
+    sim.settle(flow)
+    sim.commit(rollout("docs-v2", "docs", "v2", "{canary: [{weight: 90, hold: 24h}]}"), "Edit it")
+    sim.settle(flow)
+    assert [e.data["code"] for e in raised(sim, "Rollout/docs-v2")] == ["FrozenEdit"]
+    sim.gateway.traffic("docs", 1000, {"v2": 0.3})
+    sim.settle(flow, horizon=20)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}
+    assert sim.subjects()[0].startswith("Revert")
+
+
+def test_what_was_aborted_is_remembered_and_said(tmp_path: Path) -> None:
+    sim = Simulation(tmp_path)
+    sim.commit(binding("docs", "v1"), "Bind")
+    flow = sim.survive()
+    sim.commit(rollout("docs-v2", "docs", "v2", "{canary: [{weight: 50, hold: 24h}]}"), "Try")
+    sim.settle(flow)
+    sim.gateway.traffic("docs", 1000, {"v2": 0.3})
+    sim.settle(flow, horizon=20)
+    sim.commit(rollout("docs-v2-again", "docs", "v2"), "Try again")
+    sim.settle(flow)
+    assert [e.data["code"] for e in raised(sim, "Rollout/docs-v2-again")] == ["JudgedBad"]
+    assert set(sim.gateway.versions("docs")) == {"v1", "v2"}, "a person may"
+
+
+def test_another_machine_with_the_lease_is_waited_for_but_not_on_the_way_back(tmp_path: Path) -> None:
+    from controller import reconcile
+    from controller.testing.doubles import Killed
+
+    sim = Simulation(tmp_path)
+    sim.commit(binding("docs", "v1"), "Bind")
+    sim.survive("one")
+    sim.commit(binding("docs", "v2"), "v2")
+    sim.faults.kill_at = sim.faults.count + 3  # dies right after its started events are durable, holding the lease
+    with pytest.raises(Killed):
+        sim.settle(sim.controller("one"))
+    sim.faults.kill_at = -1
+    other = sim.controller("two")
+    result = reconcile.settle(other)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}, "the lease is somebody else's"
+    assert result.again is not None
+    sim.commit(binding("docs", "v1"), "Back")
+    sim.settle(other)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}
+    sim.commit(binding("docs", "v3"), "v3")
+    sim.settle(other, horizon=60)
+    assert sim.gateway.versions("docs") == {"v3": 100.0}
+    sim.check_log()
