@@ -16,14 +16,17 @@ test: $(STAMP) lint         ## everything that CI checks
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check controller tests benchmarks
+	$(VENV)/bin/ruff format --check --quiet controller tests benchmarks
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache >/dev/null || $(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/zizmor --offline --quiet .github/workflows controller/cli/templates/*.yaml
 
 bench: $(STAMP)             ## the figures that docs/benchmarks.md explains
 	$(VENV)/bin/python -m benchmarks
 
 schemas: $(STAMP)
 	$(VENV)/bin/turnout schemas --write schemas
+	$(VENV)/bin/python -m controller.reference docs/events.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

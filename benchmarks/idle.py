@@ -29,6 +29,8 @@ def main() -> None:
         before, start = _cpu(there.controller.pid), time.monotonic()
         time.sleep(SECONDS)
         used, passed = _cpu(there.controller.pid) - before, time.monotonic() - start
-        rows = [["controller, idle", "CPU %", "memory MB"],
-                [f"over {passed:.0f} s", f"{100 * used / passed:.2f}", f"{_memory(there.controller.pid):.0f}"]]
+        rows = [
+            ["controller, idle", "CPU %", "memory MB"],
+            [f"over {passed:.0f} s", f"{100 * used / passed:.2f}", f"{_memory(there.controller.pid):.0f}"],
+        ]
     table("Idle", rows)

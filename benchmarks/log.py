@@ -36,8 +36,13 @@ def made(count: int, start: int = 0) -> Iterator[Event]:
         if not done:
             data |= {"reason": f"v1.{pair}.0 answers", "spec_digest": f"{pair:032x}", "spec": after}
         yield Event(
-            id=uuid7(now), source="turnout/local/bench", type=typed("action.succeeded" if done else "action.started"),
-            subject=f"ModelBinding/agent-{pair % 500}", time="2026-11-01T00:00:00.000000Z", statecommit="0" * 40, actor="bench",
+            id=uuid7(now),
+            source="turnout/local/bench",
+            type=typed("action.succeeded" if done else "action.started"),
+            subject=f"ModelBinding/agent-{pair % 500}",
+            time="2026-11-01T00:00:00.000000Z",
+            statecommit="0" * 40,
+            actor="bench",
             data=data,
         )
 

@@ -22,7 +22,9 @@ class Cost:
     memory: float
 
 
-def child(command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None, ok: tuple[int, ...] = (0,)) -> Cost:
+def child(
+    command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None, ok: tuple[int, ...] = (0,)
+) -> Cost:
     """One run. CPU is user + system of the process and everything it waited for."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
@@ -51,7 +53,12 @@ def table(title: str, rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     print(f"\n{title}")
     for number, row in enumerate(rows):
-        print("  " + "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
         if number == 0:
             print("  " + "  ".join("-" * width for width in widths))
     sys.stdout.flush()

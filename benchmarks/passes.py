@@ -24,9 +24,9 @@ doors = {"gateway": StillGateway(Path(sys.argv[2])), "files": FilesDouble(), "re
 controller.flow.clients = lambda settings: Clients(settings, doors)
 controller.settle()
 """
-TERRAFORM = {
-    "objects": 'resource "terraform_data" "r{n}" {{\n  input = {{ model = "acme/model", endpoint = "openrouter", version = "v{n}" }}\n}}\n',
-    "strings": 'resource "terraform_data" "r{n}" {{\n  input = "v{n}"\n}}\n',
+INPUTS = {
+    "objects": '{{ model = "acme/model", endpoint = "openrouter", version = "v{n}" }}',
+    "strings": '"v{n}"',
 }
 
 
@@ -39,7 +39,11 @@ def repository(folder: Path, count: int) -> Path:
     for path, text in files.items():
         (repo / path).parent.mkdir(parents=True, exist_ok=True)
         (repo / path).write_text(text)
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "Begin"]):
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "Begin"],
+    ):
         subprocess.run(["git", "-C", str(repo), *command], check=True)
     return repo
 
@@ -64,11 +68,14 @@ def terraform(folder: Path, form: str) -> Cost | None:
         return None
     root = folder / f"terraform-{form}"
     root.mkdir()
-    (root / "main.tf").write_text("".join(TERRAFORM[form].format(n=n) for n in range(1000)))
+    resource = 'resource "terraform_data" "r{n}" {{\n  input = ' + INPUTS[form] + "\n}}\n"
+    (root / "main.tf").write_text("".join(resource.format(n=n) for n in range(1000)))
     env = {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
     env.pop("TF_CLI_CONFIG_FILE", None)
     subprocess.run(["terraform", "init", "-input=false"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["terraform", "apply", "-auto-approve", "-input=false"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["terraform", "apply", "-auto-approve", "-input=false"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL
+    )
     plan = ["terraform", "plan", "-input=false", "-detailed-exitcode"]
     return middle([child(plan, cwd=root, env=env) for _ in range(3)])
 
@@ -77,13 +84,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {count: turnout(folder, count) for count in (1000, 10_000)}
-        peers = {form: terraform(folder, form) for form in TERRAFORM}
+        peers = {form: terraform(folder, form) for form in INPUTS}
     rows = [["pass", "CPU s", "wall s", "memory MB"]]
     for count, costs in found.items():
-        rows += [[f"turnout, {count} bindings: {what}", f"{c.cpu:.2f}", f"{c.wall:.2f}", f"{c.memory:.0f}"] for what, c in costs.items()]
+        rows += [
+            [f"turnout, {count} bindings: {what}", f"{c.cpu:.2f}", f"{c.wall:.2f}", f"{c.memory:.0f}"] for what, c in costs.items()
+        ]
     for form, peer in peers.items():
         if peer:
-            rows.append([f"terraform plan, 1000 terraform_data ({form}): no-op", f"{peer.cpu:.2f}", f"{peer.wall:.2f}", f"{peer.memory:.0f}"])
+            rows.append(
+                [
+                    f"terraform plan, 1000 terraform_data ({form}): no-op",
+                    f"{peer.cpu:.2f}",
+                    f"{peer.wall:.2f}",
+                    f"{peer.memory:.0f}",
+                ]
+            )
     table("Passes (cold process, warm cache; medians)", rows)
     idle = found[10_000]["no-op pass"]
     for form, peer in peers.items():

@@ -31,8 +31,9 @@ class There:
     controller: subprocess.Popen[bytes]
 
     def git(self, *args: str) -> None:
-        subprocess.run(["git", "-C", str(self.repo), "-c", "user.name=b", "-c", "user.email=b@b", *args], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["git", "-C", str(self.repo), "-c", "user.name=b", "-c", "user.email=b@b", *args], check=True, stdout=subprocess.DEVNULL
+        )
 
 
 @contextlib.contextmanager
@@ -40,19 +41,28 @@ def running() -> Iterator[There]:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         (folder / "token").write_text("secret")
-        endpoints = _start(stack, folder, "controller.testing.model_server", "--endpoint", "openrouter=0", "--endpoint", "huggingface=0")
-        proxy = _start(stack, folder, "controller.proxy", "--port", "0", "--data", str(folder / "proxy"), "--token-file", str(folder / "token"))
+        endpoints = _start(
+            stack, folder, "controller.testing.model_server", "--endpoint", "openrouter=0", "--endpoint", "huggingface=0"
+        )
+        proxy = _start(
+            stack, folder, "controller.proxy", "--port", "0", "--data", str(folder / "proxy"), "--token-file", str(folder / "token")
+        )
         ports, (port,) = _ports(endpoints, 2), _ports(proxy, 1)
         repo = folder / "repo"
         shutil.copytree(ROOT / "state", repo / "state")
         shutil.copytree(ROOT / "environments", repo / "environments")
         path = repo / "environments/local/environment.yaml"
-        path.write_bytes(edit(path.read_bytes(), {
-            ("spec", "proxies", "main", "url"): f"http://127.0.0.1:{port}",
-            ("spec", "proxies", "main", "token"): f"file:{folder / 'token'}",
-            ("spec", "endpoints", "openrouter", "url"): f"http://127.0.0.1:{ports[0]}/v1",
-            ("spec", "endpoints", "huggingface", "url"): f"http://127.0.0.1:{ports[1]}/v1",
-        }))
+        path.write_bytes(
+            edit(
+                path.read_bytes(),
+                {
+                    ("spec", "proxies", "main", "url"): f"http://127.0.0.1:{port}",
+                    ("spec", "proxies", "main", "token"): f"file:{folder / 'token'}",
+                    ("spec", "endpoints", "openrouter", "url"): f"http://127.0.0.1:{ports[0]}/v1",
+                    ("spec", "endpoints", "huggingface", "url"): f"http://127.0.0.1:{ports[1]}/v1",
+                },
+            )
+        )
         there = There(repo, port, endpoints)
         there.git("init", "-q", "-b", "main")
         there.git("add", "-A")
@@ -63,7 +73,7 @@ def running() -> Iterator[There]:
 
 
 def _start(stack: contextlib.ExitStack, folder: Path, module: str, *args: str) -> subprocess.Popen[bytes]:
-    log = stack.enter_context(open(folder / f"{module}.log", "wb"))
+    log = stack.enter_context(open(folder / f"{module}.log", "wb"))  # noqa: SIM115 - kept open for the child
     process = subprocess.Popen([sys.executable, "-u", "-m", module, *args], stdout=log, stderr=log)
     process.log = Path(log.name)  # type: ignore[attr-defined]
     stack.callback(process.wait)

@@ -81,19 +81,29 @@ class Controller:
         self.stopping = threading.Event()
         self.flow = self._wire(branch, actor, report, kinds or find())
 
-    def _wire(
-        self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]
-    ) -> Flow:
+    def _wire(self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]) -> Flow:
         cache = Cache(self.data / "cache.sqlite")
         machine = f"{socket.gethostname()}-{hashlib.blake2b(str(self.data).encode(), digest_size=4).hexdigest()}"
         who = Identification(self.environment, machine, str(os.getpid()), actor or f"turnout {self.environment}")
-        log = GitLog(self.repository, self.environment, self.data, Identity("Turnout", "turnout@localhost"),
-                     time.time)
+        log = GitLog(self.repository, self.environment, self.data, Identity("Turnout", "turnout@localhost"), time.time)
         self._continue(log, cache)
         flow = Flow(
-            repository=self.repository, environment=self.environment, kinds=kinds, log=log, cache=cache,
-            folds=Folds(log, cache, PROJECTIONS), data=self.data, who=who, now=_now, random=os.urandom, pool=ThreadPool(),
-            clients=Clients, release=RELEASE, report=report, stop=self.stopping.is_set, branch=branch,
+            repository=self.repository,
+            environment=self.environment,
+            kinds=kinds,
+            log=log,
+            cache=cache,
+            folds=Folds(log, cache, PROJECTIONS),
+            data=self.data,
+            who=who,
+            now=_now,
+            random=os.urandom,
+            pool=ThreadPool(),
+            clients=Clients,
+            release=RELEASE,
+            report=report,
+            stop=self.stopping.is_set,
+            branch=branch,
         )
         self._use_remote(flow, log)
         return flow
@@ -105,8 +115,10 @@ class Controller:
         except NotFound:
             return  # no commit yet: said by whatever is asked first
         if self.environment not in known and not data_folder(self.repository, self.environment).exists():
-            raise NotFound(f"there is no environment {self.environment!r}{nearest(self.environment, known)}",
-                           f"environments here: {listed(known)}; `turnout init` makes one")
+            raise NotFound(
+                f"there is no environment {self.environment!r}{nearest(self.environment, known)}",
+                f"environments here: {listed(known)}; `turnout init` makes one",
+            )
 
     def _continue(self, log: GitLog, cache: Cache) -> None:
         """The log must contain what the cache was folded from; a cache of unknown origin is folded again."""
@@ -157,15 +169,25 @@ class Controller:
         flow = self.flow
         loaded = self._loaded(worktree, commit)
         world = reconcile.world_of(flow, loaded)
-        blank = planning.World(**{**world.__dict__, "inventory": frozenset(), "rows": {}, "past_digests": {},
-                                  "past": lambda address: Past(), "brake": None})
+        blank = planning.World(
+            **{
+                **world.__dict__,
+                "inventory": frozenset(),
+                "rows": {},
+                "past_digests": {},
+                "past": lambda address: Past(),
+                "brake": None,
+            }
+        )
         planned = planning.plan(blank, reconcile.checker(loaded.settings, flow.now()))
         problems = list(loaded.problems)
         for change in planned.plan.changes:
             effective = planned.effective.get(change.address)
             problems += effective.problems if effective else ()
             path = (loaded.tree.files.get(change.address) or (str(change.address),))[-1]
-            problems += [Problem(path, wait.reason, code=wait.code) for wait in change.waits if wait.code in ("Invalid", "Reference")]
+            problems += [
+                Problem(path, wait.reason, code=wait.code) for wait in change.waits if wait.code in ("Invalid", "Reference")
+            ]
         return sorted(set(problems), key=str), len(loaded.tree.entries)
 
     def address(self, name: str, *, known: set[Address] | None = None) -> Address:
@@ -280,7 +302,10 @@ class Controller:
 
         address = self.address(name)
         loaded = reconcile.load(self.flow)
-        return [Link(*link) for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)]
+        return [
+            Link(*link)
+            for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)
+        ]
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -332,7 +357,9 @@ class Controller:
         branch = self.flow.branch or self.repository.head_branch()
         return self.repository.tip(f"refs/heads/{branch}"), self.repository.tip(f"refs/heads/events/{self.environment}")
 
-    def _pass(self, told: Callable[[str], None], tell: Callable[[Event], None]) -> tuple[tuple[str | None, str | None], float | None]:
+    def _pass(
+        self, told: Callable[[str], None], tell: Callable[[Event], None]
+    ) -> tuple[tuple[str | None, str | None], float | None]:
         """One settle; returns what it has seen, and how long to wait at most (None = until something moves)."""
         seen = self._heads()
         try:
@@ -382,7 +409,12 @@ def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: boo
         return "Progressing", f"{past.intents[0].action} in flight"
     if past.attempts:
         return "Degraded", f"tried {past.attempts} times"
-    for code, health in (("Quarantined", "Degraded"), ("Held", "Suspended"), ("Invalid", "Degraded"), ("Inconclusive", "Progressing")):
+    for code, health in (
+        ("Quarantined", "Degraded"),
+        ("Held", "Suspended"),
+        ("Invalid", "Degraded"),
+        ("Inconclusive", "Progressing"),
+    ):
         if code in past.conditions:
             return health, code
     if past.running:

@@ -1,9 +1,9 @@
 """The executor: started event, provider, outcome event. Order by dependency, retries with backoff, recovery of open intents.
 
-    declared kinds      no call: started and outcome share a segment
-    idempotent          started events of everything that may go together are one segment, then the calls, then the outcomes
-    paid, irreversible  a started segment of its own just before the call; never called twice under one intent unless the
-                        provider can show that the first call brought nothing about
+declared kinds      no call: started and outcome share a segment
+idempotent          started events of everything that may go together are one segment, then the calls, then the outcomes
+paid, irreversible  a started segment of its own just before the call; never called twice under one intent unless the
+                    provider can show that the first call brought nothing about
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Executor:
         events = []
         for change, result in zip(changes, results, strict=True):
             event = self._outcome(change, result)
-            (applied.failed if event is None or event.type.startswith("turnout.action.failed") else applied.done).add(change.address)
+            (applied.failed if event is None or event.type.startswith("turnout.action.failed") else applied.done).add(
+                change.address
+            )
             events += [event] if event else []
         self.writer.outcomes(events, last=last)
 
@@ -141,8 +143,13 @@ class Executor:
 
     def _started(self, change: Change) -> Event:
         data: dict[str, Any] = {
-            "action": change.action.value, "intent": change.intent, "generation": change.generation, "reason": change.reason,
-            "spec_digest": change.spec_digest, "before": change.before, "after": change.after,
+            "action": change.action.value,
+            "intent": change.intent,
+            "generation": change.generation,
+            "reason": change.reason,
+            "spec_digest": change.spec_digest,
+            "before": change.before,
+            "after": change.after,
             "diff": [each.as_json() for each in change.diffs],
         }
         if change.written is not None and change.action is not Action.STEP:
@@ -151,7 +158,8 @@ class Executor:
             data["frozen"] = self.frozen(change.address)
         optional = {
             "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling} if change.cost.ceiling else None,
-            "irreversible": change.irreversible, "evidence": dict(change.evidence),
+            "irreversible": change.irreversible,
+            "evidence": dict(change.evidence),
             "bad": dict(change.bad),
         }
         data.update({key: value for key, value in optional.items() if value})
@@ -160,11 +168,18 @@ class Executor:
     def _succeeded(self, change: Change, outcome: Outcome, cause: str = "") -> Event:
         after = outcome.after if outcome.after is not None else change.after
         data: dict[str, Any] = {
-            "action": change.action.value, "intent": change.intent, "generation": change.generation, "after": after,
+            "action": change.action.value,
+            "intent": change.intent,
+            "generation": change.generation,
+            "after": after,
         }
         optional = {
-            "running": change.running, "ends": change.ends, "healthy": change.healthy, "handle": outcome.handle,
-            "notes": dict(outcome.notes), "said": outcome.said,
+            "running": change.running,
+            "ends": change.ends,
+            "healthy": change.healthy,
+            "handle": outcome.handle,
+            "notes": dict(outcome.notes),
+            "said": outcome.said,
         }
         data.update({key: value for key, value in optional.items() if value})
         return self.writer.event("action.succeeded", change.address, data, cause)
@@ -172,8 +187,12 @@ class Executor:
     def _failed(self, change: Change, error: BaseException, *, temporary: bool) -> Event:
         attempts = self.past(change.address).attempts + 1
         data: dict[str, Any] = {
-            "action": change.action.value, "intent": change.intent, "generation": change.generation,
-            "error": str(error) or type(error).__name__, "temporary": temporary, "attempts": attempts,
+            "action": change.action.value,
+            "intent": change.intent,
+            "generation": change.generation,
+            "error": str(error) or type(error).__name__,
+            "temporary": temporary,
+            "attempts": attempts,
         }
         if temporary:
             delay = BACKOFF_SECONDS[min(attempts, len(BACKOFF_SECONDS)) - 1]
@@ -206,9 +225,17 @@ class Executor:
             elif not same:
                 # The generation moves on with this event, so the new intent gets its key in the next pass.
                 applied.waits[change.address] = Wait("Retry", intent.key, "an earlier intent is closed first")
-                events.append(self.writer.event("action.superseded", change.address, {
-                    "action": intent.action, "intent": intent.key, "generation": change.generation,
-                }))
+                events.append(
+                    self.writer.event(
+                        "action.superseded",
+                        change.address,
+                        {
+                            "action": intent.action,
+                            "intent": intent.key,
+                            "generation": change.generation,
+                        },
+                    )
+                )
         return events
 
     def _find(self, address: Address, intent: Intent) -> Outcome | Unknown | None:
@@ -224,11 +251,18 @@ class Executor:
         return None
 
     def _adopted(self, change: Change, intent: Intent, outcome: Outcome) -> Event:
-        return self.writer.event("action.succeeded", change.address, {
-            "action": intent.action, "intent": intent.key, "generation": change.generation,
-            "after": outcome.after if outcome.after is not None else change.after, "handle": outcome.handle,
-            "said": "found done after an interruption",
-        })
+        return self.writer.event(
+            "action.succeeded",
+            change.address,
+            {
+                "action": intent.action,
+                "intent": intent.key,
+                "generation": change.generation,
+                "after": outcome.after if outcome.after is not None else change.after,
+                "handle": outcome.handle,
+                "said": "found done after an interruption",
+            },
+        )
 
 
 def _careful(change: Change) -> bool:
@@ -242,7 +276,8 @@ def _urgent_only(changes: Sequence[Change]) -> list[Change]:
     if not declared or not all(change.urgent for change in changes if change.declared):
         return []
     return [
-        change for change in changes
+        change
+        for change in changes
         if change.declared or change.urgent or (not _careful(change) and _expanded(change.needs, declared) & declared)
     ]
 

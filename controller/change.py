@@ -21,6 +21,9 @@ Edits = Mapping[Address, Mapping[str, Any] | None]
 """Desired state to write: dotted spec fields of a resource, or None to remove its file."""
 
 
+NOWHERE = Address("")
+
+
 class Action(StrEnum):
     CREATE = "create"
     UPDATE = "update"
@@ -78,7 +81,7 @@ class Change:
     part: str = ""  # of a run: which of its steps; a suffix of the intent key
     message: str = ""  # of the commit that writes `edits`; empty = the revert of the commit that brought the resource
 
-    address: Address = Address("")
+    address: Address = NOWHERE
     spec_digest: str = ""
     written: Mapping[str, Any] | None = None
     generation: int = 0

@@ -1,17 +1,17 @@
 """What can go wrong, as types: the ground floor of the flow. Nothing here imports anything of ours.
 
-    TurnoutError                    shown to a person as one line and a hint; exit code 1
-    |-- InvalidState                files of the desired state that cannot be used (carries every Problem)
-    |-- SettingsError               environment.yaml or the process environment lack something (names all of it)
-    |-- NotFound                    a name that nothing answers to (offers the nearest)
-    |-- Conflict                    git would not do it either
-    |-- LostRace                    somebody wrote first: read again and plan again
-    |-- LogRewritten                the log is not a continuation of what was read before
-    |-- LogDamaged                  the log breaks its own rules (sequence, chain)
-    `-- RemoteDown                  the git remote did not answer, or said no for now
-        `-- RemoteRefused           the git remote answered, and refuses (hook, protected branch)
+TurnoutError                    shown to a person as one line and a hint; exit code 1
+|-- InvalidState                files of the desired state that cannot be used (carries every Problem)
+|-- SettingsError               environment.yaml or the process environment lack something (names all of it)
+|-- NotFound                    a name that nothing answers to (offers the nearest)
+|-- Conflict                    git would not do it either
+|-- LostRace                    somebody wrote first: read again and plan again
+|-- LogRewritten                the log is not a continuation of what was read before
+|-- LogDamaged                  the log breaks its own rules (sequence, chain)
+`-- RemoteDown                  the git remote did not answer, or said no for now
+    `-- RemoteRefused           the git remote answered, and refuses (hook, protected branch)
 
-    Temporary, Permanent            raised by clients and providers; the executor turns them into outcomes
+Temporary, Permanent            raised by clients and providers; the executor turns them into outcomes
 """
 
 from __future__ import annotations

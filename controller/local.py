@@ -94,10 +94,24 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
         url = urlsplit(proxy.url)
         if url.hostname in _LOOPBACK:
             token = ("--token-file", str(_token_file(proxy.token, data))) if proxy.token else ()
-            out.append(Process(f"proxy-{name}", (
-                python, "-m", "controller.proxy", "--host", url.hostname, "--port", str(_port(proxy.url)),
-                "--data", str(data / f"proxy-{name}"), *token,
-            ), _port(proxy.url)))
+            out.append(
+                Process(
+                    f"proxy-{name}",
+                    (
+                        python,
+                        "-m",
+                        "controller.proxy",
+                        "--host",
+                        url.hostname,
+                        "--port",
+                        str(_port(proxy.url)),
+                        "--data",
+                        str(data / f"proxy-{name}"),
+                        *token,
+                    ),
+                    _port(proxy.url),
+                )
+            )
     where = str(repository.work_dir or repository.git_dir)
     out.append(Process("controller", (python, "-m", "controller", "--repo", where, "--env", settings.environment, "reconcile")))
     return out
@@ -134,8 +148,13 @@ def _taken(port: int) -> bool:
 def _start(process: Process, data: Path) -> int:
     with open(_log(data, process.name), "ab") as log:
         child = subprocess.Popen(
-            process.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            cwd=str(data), env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            process.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=str(data),
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     return child.pid
 
@@ -202,7 +221,9 @@ def _await_ready(settings: Settings, data: Path, running: dict[str, int]) -> Non
         if all(_healthy(proxy.url) for proxy in local.values()):
             return
         time.sleep(0.1)
-    raise TurnoutError(f"the gateway serves no routes after {READY_SECONDS:.0f} s", f"look at {_log(data, 'controller')} and `turnout status`")
+    raise TurnoutError(
+        f"the gateway serves no routes after {READY_SECONDS:.0f} s", f"look at {_log(data, 'controller')} and `turnout status`"
+    )
 
 
 def _healthy(url: str) -> bool:

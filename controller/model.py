@@ -62,23 +62,32 @@ def percent(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=2048)]
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME.pattern})]
 Seconds = Annotated[
-    float, BeforeValidator(seconds), Field(ge=0, le=366 * 86400),
+    float,
+    BeforeValidator(seconds),
+    Field(ge=0, le=366 * 86400),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": _DURATION.pattern}, {"type": "number", "minimum": 0}]}),
 ]
 Percent = Annotated[
-    float, BeforeValidator(percent), Field(ge=0, le=100),
-    WithJsonSchema({
-        "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}, {"type": "number", "minimum": 0, "maximum": 100}]
-    }),
+    float,
+    BeforeValidator(percent),
+    Field(ge=0, le=100),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}, {"type": "number", "minimum": 0, "maximum": 100}]}
+    ),
 ]
 Worsening = Annotated[
-    float, BeforeValidator(percent), Field(ge=0, le=1000),
+    float,
+    BeforeValidator(percent),
+    Field(ge=0, le=1000),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}, {"type": "number", "minimum": 0}]}),
 ]
 SecretReference = Annotated[
-    str, BeforeValidator(_text),
-    Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|output:[A-Za-z]+/[a-z0-9_.-]+#.+)$",
-          description="Where the secret is: env:NAME, file:PATH or output:Kind/name#key. Never the value."),
+    str,
+    BeforeValidator(_text),
+    Field(
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|output:[A-Za-z]+/[a-z0-9_.-]+#.+)$",
+        description="Where the secret is: env:NAME, file:PATH or output:Kind/name#key. Never the value.",
+    ),
 ]
 
 

@@ -269,8 +269,11 @@ class _Walk:
         ordering = [ref.to for ref in self._references(address) if ref.orders] if resource else []
         change = replace(
             change,
-            address=address, declared=kind.declared, spec_digest=spec_digest,
-            written=resource.written if resource else None, generation=past.generation,
+            address=address,
+            declared=kind.declared,
+            spec_digest=spec_digest,
+            written=resource.written if resource else None,
+            generation=past.generation,
             intent=f"{intent}/{change.part}" if change.part else intent,
             diffs=change.diffs or _diffs(change),
             needs=(*ordering, *sorted(self.namers.get(address, ()))),
@@ -341,15 +344,25 @@ class _Walk:
         seen = self.world.observed.get(address)
         state = self.states[address]
         return Row(
-            address=address, blobs=self.world.entries[address].blobs, release=self.world.release,
-            past=self._past_digest(address), refs=refs, observed=_observed_digest(seen),
-            keep=change.is_noop and not change.edits and not isinstance(seen, Unknown) and not change.waits
+            address=address,
+            blobs=self.world.entries[address].blobs,
+            release=self.world.release,
+            past=self._past_digest(address),
+            refs=refs,
+            observed=_observed_digest(seen),
+            keep=change.is_noop
+            and not change.edits
+            and not isinstance(seen, Unknown)
+            and not change.waits
             and not change.conditions,
-            again=change.again.timestamp() if change.again else 0.0, certain=self.certain[address],
-            state=_json(state), references=_encode_references(self._references(address)),
+            again=change.again.timestamp() if change.again else 0.0,
+            certain=self.certain[address],
+            state=_json(state),
+            references=_encode_references(self._references(address)),
             written=_json(resource.written) if resource and resource.why == "git" else "",
             spec_digest=resource.spec_digest if resource else "",
-            labels=_json(dict(resource.labels)) if resource else "{}", reason=change.reason,
+            labels=_json(dict(resource.labels)) if resource else "{}",
+            reason=change.reason,
         )
 
     def _refuse_cycle(self, address: Address, cycle: list[Address]) -> None:
@@ -357,10 +370,16 @@ class _Walk:
         past = self._past(address)
         self.states[address] = past.after
         self.certain[address] = ABSENT if past.after is None else digest(past.after)
-        self.changes.append(Change(
-            Action.NOOP, f"references form a cycle: {path}", before=past.after, after=past.after, address=address,
-            waits=(Wait("Invalid", path, f"references form a cycle: {path}"),),
-        ))
+        self.changes.append(
+            Change(
+                Action.NOOP,
+                f"references form a cycle: {path}",
+                before=past.after,
+                after=past.after,
+                address=address,
+                waits=(Wait("Invalid", path, f"references form a cycle: {path}"),),
+            )
+        )
 
     # -- what a resource may see ---------------------------------------------------------------------------------
 

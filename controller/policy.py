@@ -34,8 +34,12 @@ def check(
         total = budget.spent + budget.reserved + change.cost.ceiling
         if total > budget.limit:
             waits.append(
-                Wait("Budget", "month", f"{budget.spent:.2f} spent + {budget.reserved:.2f} reserved + "
-                     f"{change.cost.ceiling:.2f} at most = {total:.2f} USD, the limit is {budget.limit:.2f}")
+                Wait(
+                    "Budget",
+                    "month",
+                    f"{budget.spent:.2f} spent + {budget.reserved:.2f} reserved + "
+                    f"{change.cost.ceiling:.2f} at most = {total:.2f} USD, the limit is {budget.limit:.2f}",
+                )
             )
     return Verdict(tuple(waits))
 

@@ -221,9 +221,7 @@ def settings_at(
     return settings, shared, ()
 
 
-def _last_good_settings(
-    flow: Flow, commit: str, error: SettingsError
-) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
+def _last_good_settings(flow: Flow, commit: str, error: SettingsError) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
     for info in flow.repository.history(commit, f"environments/{flow.environment}"):
         at = tree.CommitSource(flow.repository, info.id)
         with contextlib.suppress(SettingsError):
@@ -244,8 +242,12 @@ def _cached_settings(flow: Flow, commit: str) -> tuple[Settings, tuple[str, ...]
 
 
 def _keep_settings(flow: Flow, commit: str, settings: Settings, shared: tuple[str, ...]) -> None:
-    kept = {"tree": flow.repository.blob_at(commit, "environments"), "release": flow.release,
-            "spec": settings.spec.written(), "shared": shared}
+    kept = {
+        "tree": flow.repository.blob_at(commit, "environments"),
+        "release": flow.release,
+        "spec": settings.spec.written(),
+        "shared": shared,
+    }
     flow.cache.set_meta(settings=msgspec.json.encode(kept).decode())
 
 
@@ -281,11 +283,20 @@ def world_of(flow: Flow, loaded: Loaded) -> planning.World:
     rules = loaded.settings.as_refs["rules"]
     allowed = "\nTurnout-Allow: prune" in message
     return planning.World(
-        environment=flow.environment, commit=loaded.commit, settings=loaded.settings.as_refs,
-        settings_digest=loaded.settings.digest, kinds=flow.kinds, entries=loaded.tree.entries,
+        environment=flow.environment,
+        commit=loaded.commit,
+        settings=loaded.settings.as_refs,
+        settings_digest=loaded.settings.digest,
+        kinds=flow.kinds,
+        entries=loaded.tree.entries,
         inventory=frozenset(Address(key) for key, mark in marks.items() if mark[:1] == "1"),
-        past=lambda address: past_of(flow, address), past_digests={Address(key): mark for key, mark in marks.items()}, now=flow.now(),
-        log_id=facts.get("log_id", ""), release=flow.release, rows=cached_rows(flow), problems=loaded.problems,
+        past=lambda address: past_of(flow, address),
+        past_digests={Address(key): mark for key, mark in marks.items()},
+        now=flow.now(),
+        log_id=facts.get("log_id", ""),
+        release=flow.release,
+        rows=cached_rows(flow),
+        problems=loaded.problems,
         brake=lambda removals, population, empty: policy.brake(removals, population, rules, empty=empty, allowed=allowed),
     )
 
@@ -337,8 +348,13 @@ def apply(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded)
         return effective.resource.spec.full() if effective and effective.resource else None
 
     executor = Executor(
-        writer=writer, provider=lambda name: provider_of(flow, loaded.settings, name), past=lambda a: past_of(flow, a),
-        frozen=frozen, pool=flow.pool, report=flow.report, stop=flow.stop,
+        writer=writer,
+        provider=lambda name: provider_of(flow, loaded.settings, name),
+        past=lambda a: past_of(flow, a),
+        frozen=frozen,
+        pool=flow.pool,
+        report=flow.report,
+        stop=flow.stop,
     )
     if writer.position == 0 and plan.active and not writer.offline:
         open_log(writer)
@@ -357,10 +373,18 @@ def opening(flow: Flow, writer: Writer, plan: Plan) -> list[Event]:
     """The first events of the first segment about a commit."""
     if writer.offline or flow.folds.state(LEASE.name, KEY).get("planned") == plan.commit or not (plan.active or plan.pending):
         return []
-    return [writer.event("plan.made", "", {
-        "summary": summary(plan), "digest": plan.digest, "counts": plan.counts(),
-        "problems": [str(problem) for problem in plan.problems],
-    })]
+    return [
+        writer.event(
+            "plan.made",
+            "",
+            {
+                "summary": summary(plan),
+                "digest": plan.digest,
+                "counts": plan.counts(),
+                "problems": [str(problem) for problem in plan.problems],
+            },
+        )
+    ]
 
 
 def summary(plan: Plan) -> str:
@@ -384,28 +408,43 @@ def find_written(flow: Flow, loaded: Loaded, writer: Writer) -> None:
         intent = flow.folds.state(PAST.name, key).get("writing")
         commit = find_intent(flow.repository, loaded.commit, intent) if intent else None
         if commit:
-            found.append(writer.event("edits.written", key, {
-                "intent": intent, "commit": commit.id, "by": "the controller",
-                "said": f"{commit.subject} ({commit.id[:7]}), found after an interruption",
-            }))
+            found.append(
+                writer.event(
+                    "edits.written",
+                    key,
+                    {
+                        "intent": intent,
+                        "commit": commit.id,
+                        "by": "the controller",
+                        "said": f"{commit.subject} ({commit.id[:7]}), found after an interruption",
+                    },
+                )
+            )
     if found:
         writer.facts(found)
         flow.folds.catch_up()
 
 
-def write_back(
-    flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded, world: planning.World
-) -> dict[Address, Wait]:
+def write_back(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded, world: planning.World) -> dict[Address, Wait]:
     """Edits of runs that have ended. A run that ended in this very pass waits for the next: its traffic goes first."""
-    due = [change for change in planned.plan.changes if change.edits and change.is_noop and not past_of(flow, change.address).written]
+    due = [
+        change for change in planned.plan.changes if change.edits and change.is_noop and not past_of(flow, change.address).written
+    ]
     if not due or flow.stop() or loaded.branch.tip() != loaded.commit or loaded.broken_settings or not writer.may_act():
         return {}
     author = loaded.settings.spec.author
     work = WriteBack(
-        branch=loaded.branch, source=loaded.source, tree=loaded.tree, commit=loaded.commit,
-        mode=loaded.settings.spec.write_back, shared_with=loaded.shared_with, author=Identity(author.name, author.email),
-        writer=writer, past=lambda address: past_of(flow, address),
-        preview=lambda files: calls_of(flow, loaded, world, files), calls_now=lambda: calls_of(flow, loaded, world, {}),
+        branch=loaded.branch,
+        source=loaded.source,
+        tree=loaded.tree,
+        commit=loaded.commit,
+        mode=loaded.settings.spec.write_back,
+        shared_with=loaded.shared_with,
+        author=Identity(author.name, author.email),
+        writer=writer,
+        past=lambda address: past_of(flow, address),
+        preview=lambda files: calls_of(flow, loaded, world, files),
+        calls_now=lambda: calls_of(flow, loaded, world, {}),
         key=lambda change: edits_key(world.log_id, change),
     )
     waits: dict[Address, Wait] = {}
@@ -459,12 +498,11 @@ def _condition_events(writer: Writer, subject: str, before: Mapping[str, str], w
             now[wait.code] = (f"{cause}|{wait.on}".strip("|"), f"{reason}; {wait.reason}".strip("; "))
     events = [
         writer.event("condition.raised", subject, {"code": code, "cause": cause, "reason": reason})
-        for code, (cause, reason) in sorted(now.items()) if before.get(code) != cause
+        for code, (cause, reason) in sorted(now.items())
+        if before.get(code) != cause
     ]
     gone = sorted(set(before) - set(now))
-    return events + [
-        writer.event("condition.cleared", subject, {"code": code, "reason": f"{code} is over"}) for code in gone
-    ]
+    return events + [writer.event("condition.cleared", subject, {"code": code, "reason": f"{code} is over"}) for code in gone]
 
 
 def _file_conditions(flow: Flow, writer: Writer, problems: Sequence[Problem]) -> list[Event]:
@@ -477,7 +515,8 @@ def _file_conditions(flow: Flow, writer: Writer, problems: Sequence[Problem]) ->
         if mark[:1] == "2" and key.partition("/")[0] not in flow.kinds:
             by_path.setdefault(key, [])
     return [
-        event for path, waits in sorted(by_path.items())
+        event
+        for path, waits in sorted(by_path.items())
         for event in _condition_events(writer, path, past_of(flow, Address(path)).conditions, waits)
     ]
 
@@ -505,6 +544,13 @@ def finish(
     if planned.plan.active and not writer.may_act() and writer.lease.expires:
         moments.append(writer.lease.expires + timedelta(seconds=3))
     return PassResult(
-        planned.plan, applied, changed, min(moments) if moments else None, loaded.commit, flow.folds.position,
-        tuple(writer.appended), loaded.offline, waits,
+        planned.plan,
+        applied,
+        changed,
+        min(moments) if moments else None,
+        loaded.commit,
+        flow.folds.position,
+        tuple(writer.appended),
+        loaded.offline,
+        waits,
     )

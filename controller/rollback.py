@@ -64,8 +64,10 @@ class Rollback:
         """Where the file of a removed address was."""
         settings = self.tree.settings
         plural = self.tree.plurals.get(address.kind, "")
-        places = (f"{settings.spec.state}/{plural}/{address.name}.yaml",
-                  f"environments/{settings.environment}/state/{plural}/{address.name}.yaml")
+        places = (
+            f"{settings.spec.state}/{plural}/{address.name}.yaml",
+            f"environments/{settings.environment}/state/{plural}/{address.name}.yaml",
+        )
         return places if plural else ()
 
     def _last_change(self, address: Address, paths: tuple[str, ...]) -> CommitInfo:

@@ -42,7 +42,12 @@ def kind_schema(kind: Kind[Any, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["apiVersion", "kind", "metadata", "spec"],
         "properties": {
-            "apiVersion": {"const": "turnout/v1", "title": "Version", "description": "Always turnout/v1.", "examples": ["turnout/v1"]},
+            "apiVersion": {
+                "const": "turnout/v1",
+                "title": "Version",
+                "description": "Always turnout/v1.",
+                "examples": ["turnout/v1"],
+            },
             "kind": {"const": kind.name, "title": "Kind", "description": "What it is.", "examples": [kind.name]},
             "metadata": {**metadata, "title": "Metadata", "description": "Name and labels.", "examples": [{"name": "feature_dev"}]},
             "spec": {**spec, "title": "Spec", "description": kind.summary},
@@ -95,7 +100,8 @@ def event_schema() -> dict[str, Any]:
         },
         "$defs": {
             kind.full: {
-                "description": kind.doc, "type": "object",
+                "description": kind.doc,
+                "type": "object",
                 "properties": {name: {"description": meaning} for name, meaning in kind.fields.items()},
             }
             for kind in TYPES
@@ -105,8 +111,11 @@ def event_schema() -> dict[str, Any]:
 
 def plan_schema() -> dict[str, Any]:
     """What `turnout plan --json` prints."""
-    wait = {"type": "object", "required": ["code", "on", "reason"],
-            "properties": {"code": {"type": "string"}, "on": {"type": "string"}, "reason": {"type": "string"}}}
+    wait = {
+        "type": "object",
+        "required": ["code", "on", "reason"],
+        "properties": {"code": {"type": "string"}, "on": {"type": "string"}, "reason": {"type": "string"}},
+    }
     change = {
         "type": "object",
         "required": ["address", "action", "reason"],
@@ -148,15 +157,26 @@ def plan_schema() -> dict[str, Any]:
 def plan_as_json(plan: Any) -> dict[str, Any]:
     """A Plan as plan.json describes it."""
     return {
-        "environment": plan.environment, "commit": plan.commit, "digest": plan.digest, "summary": plan.counts(),
+        "environment": plan.environment,
+        "commit": plan.commit,
+        "digest": plan.digest,
+        "summary": plan.counts(),
         "kept": plan.kept,
-        "problems": [{"path": p.path, "line": p.line, "field": p.field, "message": p.message, "code": p.code} for p in plan.problems],
+        "problems": [
+            {"path": p.path, "line": p.line, "field": p.field, "message": p.message, "code": p.code} for p in plan.problems
+        ],
         "changes": [
             {
-                "address": str(change.address), "action": change.action.value, "reason": change.reason, "before": change.before,
-                "after": change.after, "diff": [each.as_json() for each in change.diffs],
-                "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling}, "irreversible": change.irreversible,
-                "risk": change.risk, "digest": change.digest,
+                "address": str(change.address),
+                "action": change.action.value,
+                "reason": change.reason,
+                "before": change.before,
+                "after": change.after,
+                "diff": [each.as_json() for each in change.diffs],
+                "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling},
+                "irreversible": change.irreversible,
+                "risk": change.risk,
+                "digest": change.digest,
                 "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
                 "conditions": [{"code": each.code, "on": str(each.on), "reason": each.reason} for each in change.conditions],
                 "edits": {str(address): fields for address, fields in change.edits.items()},

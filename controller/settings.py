@@ -23,13 +23,23 @@ from controller.resource import digest
 class Endpoint(Spec):
     """Where models answer."""
 
-    url: Text = Field(title="Base URL", description="OpenAI-compatible base URL, with /v1.",
-                      examples=["https://openrouter.ai/api/v1"], pattern=r"^https?://[^\s/@]+(/|$)")
-    api_key: SecretReference | None = Field(None, alias="apiKey", title="Key", examples=["env:OPENROUTER_API_KEY"],
-                                            description="Reference to the key; resolved by the proxy, never stored.")
+    url: Text = Field(
+        title="Base URL",
+        description="OpenAI-compatible base URL, with /v1.",
+        examples=["https://openrouter.ai/api/v1"],
+        pattern=r"^https?://[^\s/@]+(/|$)",
+    )
+    api_key: SecretReference | None = Field(
+        None,
+        alias="apiKey",
+        title="Key",
+        examples=["env:OPENROUTER_API_KEY"],
+        description="Reference to the key; resolved by the proxy, never stored.",
+    )
     timeout: Seconds = Field(300.0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
-    simulated: bool = Field(False, title="Simulated", examples=[True],
-                            description="`turnout up` starts a simulated endpoint on this URL's port.")
+    simulated: bool = Field(
+        False, title="Simulated", examples=[True], description="`turnout up` starts a simulated endpoint on this URL's port."
+    )
 
 
 class Price(Spec):
@@ -43,10 +53,12 @@ class Price(Spec):
 class ProxyAddress(Spec):
     """A data plane that this environment drives."""
 
-    url: Text = Field(title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"],
-                      pattern=r"^https?://[^\s/@]+(/|$)")
-    token: SecretReference | None = Field(None, title="Token", description="Reference to the admin token.",
-                                          examples=["file:gateway.token"])
+    url: Text = Field(
+        title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
+    )
+    token: SecretReference | None = Field(
+        None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
+    )
 
 
 class Author(Spec):
@@ -61,7 +73,8 @@ class Rule(Spec):
 
     match: Text = Field("*", title="Match", description="Pattern over addresses.", examples=["ModelBinding/*"])
     actions: tuple[Literal["create", "update", "replace", "delete", "run", "step"], ...] = Field(
-        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False)
+        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False
+    )
     reason: Text = Field("policy", title="Reason", description="Shown to whoever waits.", examples=["frozen for the release"])
 
 
@@ -77,30 +90,50 @@ class Rules(Spec):
 
     deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
     approve: tuple[Rule, ...] = Field((), title="Approve", description="Changes that need a person.", examples=[[]], strict=False)
-    approval_above_usd: float = Field(10.0, ge=0, alias="approvalAboveUsd", title="Approval above",
-                                      description="USD ceiling from which a person must agree.", examples=[10.0])
+    approval_above_usd: float = Field(
+        10.0,
+        ge=0,
+        alias="approvalAboveUsd",
+        title="Approval above",
+        description="USD ceiling from which a person must agree.",
+        examples=[10.0],
+    )
     brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
 
 
 class EnvironmentSpec(Spec):
     """One environment: what it reads, what it drives, and its rules."""
 
-    branch: Text | None = Field(None, title="Branch", description="Branch of the desired state; default: the one HEAD names.",
-                                examples=["main"])
+    branch: Text | None = Field(
+        None, title="Branch", description="Branch of the desired state; default: the one HEAD names.", examples=["main"]
+    )
     state: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")] = Field(
-        "state", title="State", description="Folder of the shared desired state.", examples=["state"])
-    remote: Text | None = Field(None, title="Remote", description="git remote that holds the truth; none = this repository.",
-                                examples=["origin"])
+        "state", title="State", description="Folder of the shared desired state.", examples=["state"]
+    )
+    remote: Text | None = Field(
+        None, title="Remote", description="git remote that holds the truth; none = this repository.", examples=["origin"]
+    )
     poll: Seconds = Field(30.0, title="Poll", description="How often the remote is asked.", examples=["30s"])
-    write_back: Literal["direct", "hold"] = Field("direct", alias="writeBack", title="Write-back", examples=["direct"],
-                                                  description="direct: commit promotions and reverts; hold: say what to merge.")
+    write_back: Literal["direct", "hold"] = Field(
+        "direct",
+        alias="writeBack",
+        title="Write-back",
+        examples=["direct"],
+        description="direct: commit promotions and reverts; hold: say what to merge.",
+    )
     author: Author = Field(Author(), title="Author", description="Of the controller's commits.", examples=[{"name": "Turnout"}])
-    endpoints: dict[str, Endpoint] = Field({}, title="Endpoints", description="Where models answer, by name.",
-                                           examples=[{"openrouter": {"url": "https://openrouter.ai/api/v1"}}])
-    prices: dict[str, Price] = Field({}, title="Prices", description="Dated prices by model.",
-                                     examples=[{"acme/small": {"input": 0.2, "output": 0.6}}])
-    proxies: dict[str, ProxyAddress] = Field({}, title="Proxies", description="Data planes by name.",
-                                             examples=[{"main": {"url": "http://127.0.0.1:5800"}}])
+    endpoints: dict[str, Endpoint] = Field(
+        {},
+        title="Endpoints",
+        description="Where models answer, by name.",
+        examples=[{"openrouter": {"url": "https://openrouter.ai/api/v1"}}],
+    )
+    prices: dict[str, Price] = Field(
+        {}, title="Prices", description="Dated prices by model.", examples=[{"acme/small": {"input": 0.2, "output": 0.6}}]
+    )
+    proxies: dict[str, ProxyAddress] = Field(
+        {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]
+    )
     rules: Rules = Field(Rules(), title="Rules", description="Policy.", examples=[{"approvalAboveUsd": 10}])
 
 
@@ -113,8 +146,9 @@ class EnvironmentMetadata(Spec):
 class EnvironmentFile(Spec):
     """environments/<name>/environment.yaml"""
 
-    api_version: Literal["turnout/v1"] = Field(alias="apiVersion", title="Version", description="Always turnout/v1.",
-                                               examples=["turnout/v1"])
+    api_version: Literal["turnout/v1"] = Field(
+        alias="apiVersion", title="Version", description="Always turnout/v1.", examples=["turnout/v1"]
+    )
     kind: Literal["Environment"] = Field(title="Kind", description="Always Environment.", examples=["Environment"])
     metadata: EnvironmentMetadata = Field(title="Metadata", description="Name.", examples=[{"name": "local"}])
     spec: EnvironmentSpec = Field(EnvironmentSpec(), title="Spec", description="Settings.", examples=[{"branch": "main"}])

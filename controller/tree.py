@@ -33,17 +33,23 @@ class Metadata(Spec):
     """Who the resource is."""
 
     name: Name = Field(title="Name", description="The file's name without .yaml.", examples=["feature_dev"])
-    environment: Name | None = Field(None, title="Environment", examples=["production"],
-                                     description="In a shared folder: the only environment that this file is for.")
-    labels: dict[str, Text] = Field({}, title="Labels", description="Free text for people and filters.",
-                                    examples=[{"team": "platform"}])
+    environment: Name | None = Field(
+        None,
+        title="Environment",
+        examples=["production"],
+        description="In a shared folder: the only environment that this file is for.",
+    )
+    labels: dict[str, Text] = Field(
+        {}, title="Labels", description="Free text for people and filters.", examples=[{"team": "platform"}]
+    )
 
 
 class Envelope(Spec):
     """What every file of desired state has around its spec."""
 
-    api_version: Literal["turnout/v1"] = Field(alias="apiVersion", title="Version", description="Always turnout/v1.",
-                                               examples=["turnout/v1"])
+    api_version: Literal["turnout/v1"] = Field(
+        alias="apiVersion", title="Version", description="Always turnout/v1.", examples=["turnout/v1"]
+    )
     kind: str = Field(title="Kind", description="What it is.", examples=["ModelBinding"])
     metadata: Metadata = Field(title="Metadata", description="Name and labels.", examples=[{"name": "feature_dev"}])
     spec: dict[str, Any] = Field({}, title="Spec", description="Fields of the kind.", examples=[{}])
@@ -118,8 +124,11 @@ class EditedSource:
 
     def entries(self, folder: str) -> list[Blob]:
         kept = [blob for blob in self.base.entries(folder) if blob.path not in self.files]
-        new = [Blob(path, f"edit:{path}", 0o100644) for path, data in self.files.items()
-               if data is not None and path.startswith(f"{folder}/")]
+        new = [
+            Blob(path, f"edit:{path}", 0o100644)
+            for path, data in self.files.items()
+            if data is not None and path.startswith(f"{folder}/")
+        ]
         return sorted([*kept, *new])
 
     def read(self, blob: str) -> bytes:
@@ -223,9 +232,7 @@ def read(
     return Tree(settings, entries, tuple(problems), files, {kind.name: kind.plural for kind in kinds.values()})
 
 
-def _address(
-    blob: Blob, folder: str, plurals: Mapping[str, Kind[Any, Any]], problems: list[Problem]
-) -> Address | None:
+def _address(blob: Blob, folder: str, plurals: Mapping[str, Kind[Any, Any]], problems: list[Problem]) -> Address | None:
     """The path decides the address."""
     parts = blob.path[len(folder) + 1 :].split("/")
     if parts[-1].startswith(".") or parts[-1].lower().startswith("readme"):
@@ -252,8 +259,13 @@ class _Reader:
     """Reads and validates the files of one address when asked."""
 
     def __init__(
-        self, source: Source, settings: Settings, kinds: Mapping[str, Kind[Any, Any]],
-        rows: Callable[[Address], Row | None], release: str, shared_with: tuple[str, ...] = (),
+        self,
+        source: Source,
+        settings: Settings,
+        kinds: Mapping[str, Kind[Any, Any]],
+        rows: Callable[[Address], Row | None],
+        release: str,
+        shared_with: tuple[str, ...] = (),
     ) -> None:
         self.source, self.settings, self.kinds, self.rows, self.release = source, settings, kinds, rows, release
         self.shared_with = shared_with
@@ -315,9 +327,7 @@ class _Reader:
         written = spec.written()
         return Resource(address, spec, written, digest(written), "git", place.files, dict(envelope.metadata.labels))
 
-    def _envelope(
-        self, address: Address, kind: Kind[Any, Any], documents: list[tuple[Blob, Document]], merged: Any
-    ) -> Envelope:
+    def _envelope(self, address: Address, kind: Kind[Any, Any], documents: list[tuple[Blob, Document]], merged: Any) -> Envelope:
         path, first = documents[-1][0].path, documents[-1][1]
         if not isinstance(merged, dict):
             raise SettingsError([Problem(path, f"a mapping is expected, found {type(merged).__name__}", 1)])
@@ -336,10 +346,14 @@ class _Reader:
             shared = documents[0][0].path.startswith(f"{self.settings.spec.state}/")
             others = ", ".join(self.shared_with)
             if shared:
-                problems.append(Problem(
-                    path, f"is a run in a folder that {others} read too; allowed: one of the environments",
-                    line_of(first, ("metadata",)), "metadata.environment",
-                ))
+                problems.append(
+                    Problem(
+                        path,
+                        f"is a run in a folder that {others} read too; allowed: one of the environments",
+                        line_of(first, ("metadata",)),
+                        "metadata.environment",
+                    )
+                )
         if problems:
             raise SettingsError(problems)
         return envelope
@@ -395,8 +409,14 @@ class _Reader:
         return self._resource(kind, address, past.spec, why, past.spec_digest)
 
     def _resource(
-        self, kind: Kind[Any, Any], address: Address, written: Mapping[str, Any], why: str, spec_digest: str,
-        files: tuple[str, ...] = (), labels: Mapping[str, str] | None = None,
+        self,
+        kind: Kind[Any, Any],
+        address: Address,
+        written: Mapping[str, Any],
+        why: str,
+        spec_digest: str,
+        files: tuple[str, ...] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> Resource[Any] | None:
         """From the log: lenient, because an older or newer release may have written it."""
         known = {f.alias or name for name, f in kind.spec.model_fields.items()}

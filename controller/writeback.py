@@ -99,16 +99,30 @@ class WriteBack:
             return self._held(change, "side effects", f"the edited state would also do this: {'; '.join(sorted(more))}")
         dirty = self.branch.dirty()
         if dirty:
-            return Wait("Held", f"dirty {dirty}", f"{dirty} has uncommitted changes on {self.branch.name}: commit or stash "
-                        "them, then the controller writes its commit")
+            return Wait(
+                "Held",
+                f"dirty {dirty}",
+                f"{dirty} has uncommitted changes on {self.branch.name}: commit or stash "
+                "them, then the controller writes its commit",
+            )
         past = self.past(change.address)
         if past.conditions.get("Held", "").startswith(f"refused {self.commit}"):
             return Wait("Held", past.conditions["Held"], "the branch is protected")
         title, body = self._words(change)
         if past.writing != key:
-            self.writer.act([self.writer.event("edits.started", change.address, {
-                "intent": key, "edits": {address: fields for address, fields in change.edits.items()}, "reason": title,
-            })])
+            self.writer.act(
+                [
+                    self.writer.event(
+                        "edits.started",
+                        change.address,
+                        {
+                            "intent": key,
+                            "edits": dict(change.edits),
+                            "reason": title,
+                        },
+                    )
+                ]
+            )
         repository = self.branch.repository
         tree = repository.write_tree(self.commit, files)
         message = f"{title}\n\n{body}\n\nIntent: {key}\nEvent: {past.event}\nEnvironment: {self.tree.settings.environment}\n"
@@ -125,9 +139,21 @@ class WriteBack:
         return None
 
     def _record(self, change: Change, key: str, commit: str, by: str, said: str) -> None:
-        self.writer.outcomes([self.writer.event("edits.written", change.address, {
-            "intent": key, "commit": commit, "by": by, "said": said,
-        })], last=True)
+        self.writer.outcomes(
+            [
+                self.writer.event(
+                    "edits.written",
+                    change.address,
+                    {
+                        "intent": key,
+                        "commit": commit,
+                        "by": by,
+                        "said": said,
+                    },
+                )
+            ],
+            last=True,
+        )
 
     def _held(self, change: Change, cause: str, why: str) -> Wait:
         return Wait("Held", cause, f"{change.reason}. Not written ({why}). To merge:\n{describe(change.edits, self.tree)}")
@@ -253,7 +279,9 @@ def describe(edits: Edits, tree: Tree) -> str:
         if fields is None:
             lines.append(f"  remove {path}")
         else:
-            lines += [f"  {path}: spec.{field}: {'(remove)' if value is None else value}" for field, value in sorted(fields.items())]
+            lines += [
+                f"  {path}: spec.{field}: {'(remove)' if value is None else value}" for field, value in sorted(fields.items())
+            ]
     return "\n".join(lines)
 
 

@@ -80,9 +80,17 @@ class Writer:
         """An event of now, not appended yet."""
         moment = self.now()
         return Event(
-            id=uuid7(moment, self.random), source=f"turnout/{self.who.environment}/{self.who.machine}", type=typed(name),
-            subject=Address(subject), time=format_time(moment), causationid=cause, correlationid=self.correlation,
-            statecommit=self.commit, actor=self.who.actor, epoch=self.lease.epoch, data=dict(data or {}),
+            id=uuid7(moment, self.random),
+            source=f"turnout/{self.who.environment}/{self.who.machine}",
+            type=typed(name),
+            subject=Address(subject),
+            time=format_time(moment),
+            causationid=cause,
+            correlationid=self.correlation,
+            statecommit=self.commit,
+            actor=self.who.actor,
+            epoch=self.lease.epoch,
+            data=dict(data or {}),
         )
 
     # -- the lease -----------------------------------------------------------------------------------------------

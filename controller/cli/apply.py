@@ -47,9 +47,17 @@ def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str]
     if json_:
         from controller.cli.text import event_as_json
 
-        call.emit({**(more or {}), "environment": controller.environment, "commit": result.commit, "position": result.position,
-                   "events": [event_as_json(event) for event in result.events], "open": [each.as_json() for each in left],
-                   "exit": code})
+        call.emit(
+            {
+                **(more or {}),
+                "environment": controller.environment,
+                "commit": result.commit,
+                "position": result.position,
+                "events": [event_as_json(event) for event in result.events],
+                "open": [each.as_json() for each in left],
+                "exit": code,
+            }
+        )
         return code
     _tell(call, result.events)
     for each in left:

@@ -65,8 +65,14 @@ class Call:
         plain = not self.color or bool(os.environ.get("NO_COLOR"))
         wide = {} if stream.isatty() else {"width": 100_000}
         return Console(
-            file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, color_system=None if plain else "auto",
-            no_color=plain, **wide,  # type: ignore[arg-type]
+            file=stream,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            color_system=None if plain else "auto",
+            no_color=plain,
+            **wide,  # type: ignore[arg-type]
         )
 
     def emit(self, value: Any, *, line: bool = False) -> None:
@@ -120,16 +126,42 @@ def person(controller: Controller) -> tuple[str, str]:
 
 def options(function: F) -> F:
     """--repo, --env, --debug and --no-color, which may stand before or after the command."""
-    for decorator in reversed((
-        click.option("--repo", metavar="PATH", type=click.Path(path_type=Path), callback=_keep("repo"), expose_value=False,
-                     help="A folder of the repository (default: here)."),
-        click.option("--env", metavar="NAME", callback=_keep("environment"), expose_value=False, shell_complete=_environments,
-                     help="Environment (default: $TURNOUT_ENVIRONMENT or local)."),
-        click.option("--debug", is_flag=True, default=None, callback=_keep("debug"), expose_value=False,
-                     help="Show the traceback of an error."),
-        click.option("--no-color", is_flag=True, default=None, callback=_keep("color", turned=True), expose_value=False,
-                     help="No colours."),
-    )):
+    for decorator in reversed(
+        (
+            click.option(
+                "--repo",
+                metavar="PATH",
+                type=click.Path(path_type=Path),
+                callback=_keep("repo"),
+                expose_value=False,
+                help="A folder of the repository (default: here).",
+            ),
+            click.option(
+                "--env",
+                metavar="NAME",
+                callback=_keep("environment"),
+                expose_value=False,
+                shell_complete=_environments,
+                help="Environment (default: $TURNOUT_ENVIRONMENT or local).",
+            ),
+            click.option(
+                "--debug",
+                is_flag=True,
+                default=None,
+                callback=_keep("debug"),
+                expose_value=False,
+                help="Show the traceback of an error.",
+            ),
+            click.option(
+                "--no-color",
+                is_flag=True,
+                default=None,
+                callback=_keep("color", turned=True),
+                expose_value=False,
+                help="No colours.",
+            ),
+        )
+    ):
         function = decorator(function)
     return function
 

@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     from controller.plan import Planned
 
 LOOK = {
-    Action.CREATE: ("+", "green"), Action.UPDATE: ("~", "yellow"), Action.REPLACE: ("-/+", "magenta"), Action.DELETE: ("-", "red"),
-    Action.RUN: (">", "cyan"), Action.STEP: ("»", "cyan"), Action.NOOP: ("=", "dim"),
+    Action.CREATE: ("+", "green"),
+    Action.UPDATE: ("~", "yellow"),
+    Action.REPLACE: ("-/+", "magenta"),
+    Action.DELETE: ("-", "red"),
+    Action.RUN: (">", "cyan"),
+    Action.STEP: ("»", "cyan"),
+    Action.NOOP: ("=", "dim"),
 }
 WORDS = {
-    Action.CREATE: "to create", Action.UPDATE: "to update", Action.REPLACE: "to replace", Action.RUN: "to run",
-    Action.STEP: "to step", Action.DELETE: "to delete",
+    Action.CREATE: "to create",
+    Action.UPDATE: "to update",
+    Action.REPLACE: "to replace",
+    Action.RUN: "to run",
+    Action.STEP: "to step",
+    Action.DELETE: "to delete",
 }
 LOOKED_UP = 40
 """For more changes than this the commit that brought each one is not looked up: history is long."""
@@ -66,9 +75,7 @@ def _needed(change: Change, other: Change) -> bool:
     )
 
 
-def show(
-    console: Console, plan: Plan, origins: Origins, kept: Sequence[tuple[str, str]] = (), *, everything: bool = False
-) -> None:
+def show(console: Console, plan: Plan, origins: Origins, kept: Sequence[tuple[str, str]] = (), *, everything: bool = False) -> None:
     """The whole plan."""
     what = "the files of the work tree on " if origins.worktree else ""
     head = styled(f"{plan.environment}: {what}{short(plan.commit)} ", "bold")
@@ -143,8 +150,12 @@ def _conditions(console: Console, plan: Plan) -> None:
     console.print()
     write(console, styled("Conditions", "bold"))
     for change, wait in found:
-        write(console, styled("  ! ", "yellow") + styled(str(change.address), "bold") + styled(f"  {wait.reason} ({wait.code})"),
-              indent=1, hang=6)
+        write(
+            console,
+            styled("  ! ", "yellow") + styled(str(change.address), "bold") + styled(f"  {wait.reason} ({wait.code})"),
+            indent=1,
+            hang=6,
+        )
         todo = advice(wait, change.address)
         if todo:
             write(console, styled(f"to do: {todo}", "dim"), indent=7, hang=7)

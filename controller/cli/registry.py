@@ -62,12 +62,24 @@ def _table(call: Call, controller: Controller, agents: Mapping[str, Mapping[str,
             current = each["status"] in ("deployed", "canary", "promoted")
             commit = each.get("commit", "")
             score = each.get("evaluation_score")
-            table.append([styled(cell, style) for cell, style in (
-                (agent, "bold"), (each["version"], ""), (named.get(each["version"], "") if current else "", "cyan"),
-                (each["status"], STYLE.get(each["status"], "")), (each["model"], ""), (each["endpoint"], ""),
-                (_when(each), ""), (_author(controller, commit), ""), (short(commit), "dim"), (each.get("rollout", ""), ""),
-                ("" if score is None else f"{score:g}", ""),
-            )])
+            table.append(
+                [
+                    styled(cell, style)
+                    for cell, style in (
+                        (agent, "bold"),
+                        (each["version"], ""),
+                        (named.get(each["version"], "") if current else "", "cyan"),
+                        (each["status"], STYLE.get(each["status"], "")),
+                        (each["model"], ""),
+                        (each["endpoint"], ""),
+                        (_when(each), ""),
+                        (_author(controller, commit), ""),
+                        (short(commit), "dim"),
+                        (each.get("rollout", ""), ""),
+                        ("" if score is None else f"{score:g}", ""),
+                    )
+                ]
+            )
     rows(console, table)
 
 

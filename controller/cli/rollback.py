@@ -32,8 +32,9 @@ def command(call: Call, name: str, commit: str, json_: bool) -> int:
             done = controller.rollback(name, commit=commit, author=author)
     found = done.reverted
     if json_:
-        call.emit({"commit": done.commit, "reverts": found.id, "subject": found.subject, "author": found.author,
-                   "files": done.files})
+        call.emit(
+            {"commit": done.commit, "reverts": found.id, "subject": found.subject, "author": found.author, "files": done.files}
+        )
         return 0
     click.echo(clean(f'{short(done.commit)} reverts {short(found.id)} "{found.subject}" by {found.author}'))
     for path in done.files:

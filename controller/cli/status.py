@@ -52,9 +52,17 @@ def as_plain(status: Status) -> dict[str, Any]:
 
     past = status.past
     return {
-        "address": str(status.address), "kind": status.address.kind, "name": status.address.name, "health": status.health,
-        "summary": status.summary, "since": past.since.isoformat() if past.since else None, "state": masked(past.after),
-        "running": past.running, "ended": past.ended, "failed": past.failed, "conditions": dict(status.told),
+        "address": str(status.address),
+        "kind": status.address.kind,
+        "name": status.address.name,
+        "health": status.health,
+        "summary": status.summary,
+        "since": past.since.isoformat() if past.since else None,
+        "state": masked(past.after),
+        "running": past.running,
+        "ended": past.ended,
+        "failed": past.failed,
+        "conditions": dict(status.told),
         "signals": masked(dict(status.observed)) if status.observed else None,
     }
 
@@ -83,11 +91,15 @@ def _table(console: Console, found: Sequence[Status]) -> None:
         if each.health not in ("Healthy", "Progressing") and each.summary not in each.told:
             told.insert(0, each.summary)
         kind, name = (each.address.kind, each.address.name) if each.address.kind[:1].isupper() else ("(file)", str(each.address))
-        table.append([
-            styled(kind), styled(name, "bold"),
-            styled(each.health, HEALTH_STYLE.get(each.health, "")), styled(age(each.past.since)),
-            styled(what(each)),
-        ])
+        table.append(
+            [
+                styled(kind),
+                styled(name, "bold"),
+                styled(each.health, HEALTH_STYLE.get(each.health, "")),
+                styled(age(each.past.since)),
+                styled(what(each)),
+            ]
+        )
         table += [[styled(""), styled(""), styled(""), styled(""), styled(f"! {line}", "yellow")] for line in told]
     rows(console, table)
 
@@ -97,10 +109,19 @@ def _one(console: Console, status: Status) -> None:
     from controller.diff import ABSENT, diff
 
     past = status.past
-    write(console, styled(str(status.address), "bold") + styled(f"  {status.health}", HEALTH_STYLE.get(status.health, ""))
-          + styled(f"  {status.summary}"))
-    facts = [("since", f"{moment(past.since)} ({age(past.since)})" if past.since else ""), ("ended", past.ended),
-             ("failed", past.failed), ("attempts", str(past.attempts or "")), ("next try", moment(past.retry_at))]
+    write(
+        console,
+        styled(str(status.address), "bold")
+        + styled(f"  {status.health}", HEALTH_STYLE.get(status.health, ""))
+        + styled(f"  {status.summary}"),
+    )
+    facts = [
+        ("since", f"{moment(past.since)} ({age(past.since)})" if past.since else ""),
+        ("ended", past.ended),
+        ("failed", past.failed),
+        ("attempts", str(past.attempts or "")),
+        ("next try", moment(past.retry_at)),
+    ]
     rows(console, [[styled(name, "dim"), text] for name, text in facts if text], indent=2)
     for code, reason in sorted(status.told.items()):
         write(console, styled(f"{code}: ", "yellow") + styled(reason), indent=2, hang=2)

@@ -18,7 +18,12 @@ SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential
 REFERENCE = re.compile(r"^(env|file|output):")
 USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 HEALTH_STYLE = {
-    "Healthy": "green", "Progressing": "cyan", "Suspended": "yellow", "Degraded": "red", "Missing": "dim", "Unknown": "magenta",
+    "Healthy": "green",
+    "Progressing": "cyan",
+    "Suspended": "yellow",
+    "Degraded": "red",
+    "Missing": "dim",
+    "Unknown": "magenta",
 }
 
 

@@ -26,8 +26,10 @@ def command(call: Call, commit: str, json_: bool) -> int:
         except InvalidState as error:
             problems, count = list(error.problems), 0
     if json_:
-        told = [{"path": each.path, "line": each.line, "field": each.field, "message": each.message, "code": each.code}
-                for each in problems]
+        told = [
+            {"path": each.path, "line": each.line, "field": each.field, "message": each.message, "code": each.code}
+            for each in problems
+        ]
         call.emit({"resources": count, "problems": told})
         return 1 if problems else 0
     for problem in problems:

@@ -23,10 +23,10 @@ GOOD_ENDS = ("promoted", "completed")
 
 @click.command(name="watch")
 @click.argument("name", default="", shell_complete=addresses)
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=None,
-              help="Give up after this (exit code 1).")
-@click.option("--interval", metavar="SECONDS", type=click.FloatRange(min=0.05), default=1.0, show_default=True,
-              help="How often to look.")
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=None, help="Give up after this (exit code 1).")
+@click.option(
+    "--interval", metavar="SECONDS", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="How often to look."
+)
 @as_json
 @options
 @pass_call

@@ -70,8 +70,7 @@ def place(status: Status) -> str:
 def cells(figures: Mapping[str, Any]) -> tuple[str, str, str, str]:
     p95, cost = figures.get("p95"), figures.get("costPerRequest")
     latency = "-" if p95 is None else f"{p95:.2f} s" if p95 >= 1 else f"{1000 * p95:.3g} ms"
-    return (str(figures["requests"]), f"{figures['errorRate']:.1f} %", latency,
-            "-" if cost is None else f"{cost:.5f}")
+    return (str(figures["requests"]), f"{figures['errorRate']:.1f} %", latency, "-" if cost is None else f"{cost:.5f}")
 
 
 def one_line(status: Status) -> str:

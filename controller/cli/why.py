@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from controller.app import Link
 
 TITLES = {
-    "runs": "What runs now", "event": "What the controller did, newest first", "related": "What went with it",
-    "plan": "The plan", "commit": "The commit", "review": "The commit", "cause": "The commit", "file": "The file",
+    "runs": "What runs now",
+    "event": "What the controller did, newest first",
+    "related": "What went with it",
+    "plan": "The plan",
+    "commit": "The commit",
+    "review": "The commit",
+    "cause": "The commit",
+    "file": "The file",
 }
 
 
@@ -32,9 +38,14 @@ def command(call: Call, name: str, json_: bool) -> int:
         with call.busy("reading the log"):
             address, links = controller.address(name), controller.why(name)
         if json_:
-            call.emit({"address": str(address), "chain": [
-                {"what": link.what, "text": link.text, "commit": link.commit, "sequence": link.sequence} for link in links
-            ]})
+            call.emit(
+                {
+                    "address": str(address),
+                    "chain": [
+                        {"what": link.what, "text": link.text, "commit": link.commit, "sequence": link.sequence} for link in links
+                    ],
+                }
+            )
         else:
             _show(call.console(), str(address), links)
     return 0

@@ -56,9 +56,16 @@ class Gateways:
     ) -> tuple[int, bytes]:
         proxy = self.proxies[name]
         token = resolve(proxy.token, self.data)
-        request = urllib.request.Request(proxy.url.rstrip("/") + path, data=body, method=method, headers={
-            "Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {}), **(headers or {}),
-        })
+        request = urllib.request.Request(
+            proxy.url.rstrip("/") + path,
+            data=body,
+            method=method,
+            headers={
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {token}"} if token else {}),
+                **(headers or {}),
+            },
+        )
         try:
             with self._open(request, timeout=CALL_SECONDS) as answer:
                 return answer.status, answer.read()

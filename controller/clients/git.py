@@ -93,7 +93,11 @@ class Repository:
     def info(self, commit: str) -> CommitInfo:
         found = self._commit(commit)
         return CommitInfo(
-            commit, found.message, found.author.name, found.author.email, found.commit_time,
+            commit,
+            found.message,
+            found.author.name,
+            found.author.email,
+            found.commit_time,
             tuple(str(parent) for parent in found.parent_ids),
         )
 
@@ -202,9 +206,7 @@ class Repository:
                 builder.remove(name)
         return builder.write()
 
-    def write_commit(
-        self, tree: str, parents: list[str], message: str, who: Identity, when: float, ref: str | None = None
-    ) -> str:
+    def write_commit(self, tree: str, parents: list[str], message: str, who: Identity, when: float, ref: str | None = None) -> str:
         """A commit object; with `ref` also the compare-and-swap that moves it there. Raises LostRace."""
         signature = pygit2.Signature(who.name, who.email, int(when), 0)
 
@@ -290,7 +292,12 @@ class Repository:
             environment.pop(name, None)
         return subprocess.run(
             ["git", "-C", str(self.work_dir or self.git_dir), *args],
-            capture_output=True, text=True, timeout=timeout, env=environment, check=False, stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
     def checkouts(self, branch: str) -> list[Path]:

@@ -78,8 +78,13 @@ def follow(repository: Repository, branch: str, commit: str, expected: str) -> N
         return
     target = str(repository.common_dir)
     run = repository.run(
-        "push", "--porcelain", "--no-verify", f"--receive-pack={_UPDATE_INSTEAD}",
-        f"--force-with-lease={ref}:{expected}", target, f"{commit}:{ref}",
+        "push",
+        "--porcelain",
+        "--no-verify",
+        f"--receive-pack={_UPDATE_INSTEAD}",
+        f"--force-with-lease={ref}:{expected}",
+        target,
+        f"{commit}:{ref}",
     )
     if run.returncode == 0:
         return

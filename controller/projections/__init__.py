@@ -1,7 +1,8 @@
 """Pure folds over events, cached on disk by log position and rebuilt from nothing when in doubt.
 
 A projection is a name and a fold for each event type: `fold(states, event)` changes one state of its own in place and returns
-its key. `Folds` feeds every event once to every projection, reads states by key when they are asked for, and writes back what changed.
+its key. `Folds` feeds every event once to every projection, reads states by key when they are asked for, and writes back what
+changed.
 """
 
 from __future__ import annotations

@@ -29,10 +29,13 @@ def _released(states: States, event: Event) -> str:
     return KEY
 
 
-LEASE = Projection("lease", {
-    "turnout.log.opened.v1": _opened,
-    "turnout.plan.made.v1": _planned,
-    "turnout.lease.taken.v1": _held,
-    "turnout.lease.renewed.v1": _held,
-    "turnout.lease.released.v1": _released,
-})
+LEASE = Projection(
+    "lease",
+    {
+        "turnout.log.opened.v1": _opened,
+        "turnout.plan.made.v1": _planned,
+        "turnout.lease.taken.v1": _held,
+        "turnout.lease.renewed.v1": _held,
+        "turnout.lease.released.v1": _released,
+    },
+)

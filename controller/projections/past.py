@@ -42,7 +42,9 @@ def _started(state: dict[str, Any], event: Event) -> None:
     intents = state.setdefault("intents", {})
     if key not in intents:
         intents[key] = {
-            "action": data["action"], "spec_digest": data.get("spec_digest", ""), "at": event.time,
+            "action": data["action"],
+            "spec_digest": data.get("spec_digest", ""),
+            "at": event.time,
             "irreversible": data.get("irreversible", ""),
         }
     if data["action"] == "run":
@@ -139,6 +141,7 @@ _STEPS = {
     "turnout.retry.requested.v1": _retry,
 }
 
+
 def _mark(state: Mapping[str, Any]) -> str:
     """`1` in the inventory: made by this controller and not removed, or perhaps made (an open intent counts).
 
@@ -168,14 +171,29 @@ def to_past(state: Mapping[str, Any]) -> Past:
         for key, each in state.get("intents", {}).items()
     )
     return Past(
-        generation=state.get("generation", 0), exists=state.get("exists", False), after=state.get("after"),
-        spec=state.get("spec"), spec_digest=state.get("spec_digest", ""), frozen=state.get("frozen"), running=state.get("running", False),
-        ended=state.get("ended", ""), since=_time(state, "since"), started_at=_time(state, "started_at"),
-        started_commit=state.get("started_commit", ""), attempts=state.get("attempts", 0),
-        retry_at=_time(state, "retry_at"), failed=state.get("failed", ""), failed_digest=state.get("failed_digest", ""),
-        intents=intents, handle=state.get("handle", ""), healthy=state.get("healthy"),
-        been_healthy=tuple(state.get("been_healthy", ())), bad=tuple(state.get("bad", ())),
-        written=state.get("written", False), writing=state.get("writing", ""), event=state.get("event", ""),
+        generation=state.get("generation", 0),
+        exists=state.get("exists", False),
+        after=state.get("after"),
+        spec=state.get("spec"),
+        spec_digest=state.get("spec_digest", ""),
+        frozen=state.get("frozen"),
+        running=state.get("running", False),
+        ended=state.get("ended", ""),
+        since=_time(state, "since"),
+        started_at=_time(state, "started_at"),
+        started_commit=state.get("started_commit", ""),
+        attempts=state.get("attempts", 0),
+        retry_at=_time(state, "retry_at"),
+        failed=state.get("failed", ""),
+        failed_digest=state.get("failed_digest", ""),
+        intents=intents,
+        handle=state.get("handle", ""),
+        healthy=state.get("healthy"),
+        been_healthy=tuple(state.get("been_healthy", ())),
+        bad=tuple(state.get("bad", ())),
+        written=state.get("written", False),
+        writing=state.get("writing", ""),
+        event=state.get("event", ""),
         conditions=state.get("conditions", {}),
     )
 

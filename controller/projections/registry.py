@@ -59,7 +59,10 @@ def _version(state: dict[str, Any], target: Mapping[str, Any], sequence: int) ->
         if len(versions) >= HISTORY_KEPT:
             del versions[min(versions, key=lambda each: versions[each]["touched"])]
         found = versions[key] = {
-            "model": target["model"], "endpoint": target["endpoint"], "version": target["version"], "status": "known",
+            "model": target["model"],
+            "endpoint": target["endpoint"],
+            "version": target["version"],
+            "status": "known",
         }
     found["touched"] = sequence
     return found
@@ -90,11 +93,16 @@ def flat(agents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for agent, state in sorted(agents.items()):
         for version in versions_of(state):
             if version["status"] == "deployed":
-                models.append({
-                    "agent": agent, "model_id": version["model"], "version": version["version"],
-                    "deployed_at": version.get("deployed_at"), "evaluation_score": version.get("evaluation_score"),
-                    "training_job_id": version.get("training_job_id"),
-                })
+                models.append(
+                    {
+                        "agent": agent,
+                        "model_id": version["model"],
+                        "version": version["version"],
+                        "deployed_at": version.get("deployed_at"),
+                        "evaluation_score": version.get("evaluation_score"),
+                        "training_job_id": version.get("training_job_id"),
+                    }
+                )
     return {"models": models}
 
 
@@ -111,6 +119,17 @@ def per_agent(agents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _history(version: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("version", "model", "endpoint", "deployed_at", "base_model", "training_method", "training_dataset", "eval_dataset",
-             "eval_scores", "trained_at", "hub_repo")
+    known = (
+        "version",
+        "model",
+        "endpoint",
+        "deployed_at",
+        "base_model",
+        "training_method",
+        "training_dataset",
+        "eval_dataset",
+        "eval_scores",
+        "trained_at",
+        "hub_repo",
+    )
     return {**{key: version.get(key) for key in known}, "deployment_status": version["status"], "commit": version.get("commit")}

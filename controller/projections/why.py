@@ -14,9 +14,7 @@ Link = tuple[str, str, str, int]
 """(what, sentence, commit, sequence)"""
 
 
-def chain(
-    address: Address, events: Iterable[Event], repository: Repository, files: tuple[str, ...], head: str
-) -> list[Link]:
+def chain(address: Address, events: Iterable[Event], repository: Repository, files: tuple[str, ...], head: str) -> list[Link]:
     """Newest first."""
     mine: list[Event] = []
     plans: dict[str, Event] = {}
@@ -26,18 +24,29 @@ def chain(
             mine.append(event)
         elif event.type == "turnout.plan.made.v1":
             plans[event.statecommit] = event
-        elif address.name in (_binding_of(event), event.subject.partition("/")[2]) and event.type.startswith("turnout.action."):
-            related.append(event)
-        elif event.type.startswith("turnout.edits.") and address in (event.data.get("edits") or {}):
+        elif _goes_with(address, event):
             related.append(event)
     if not mine:
         raise NotFound(f"the log has no event about {address}", "it was never planned here; try `turnout plan`")
     return list(_links(address, mine, related, plans, repository, files, head))
 
 
+def _goes_with(address: Address, event: Event) -> bool:
+    """Actions of what has the same name or works on the address, and write-backs that edit it."""
+    if event.type.startswith("turnout.edits."):
+        return address in (event.data.get("edits") or {})
+    name = event.subject.partition("/")[2]
+    return event.type.startswith("turnout.action.") and address.name in (_binding_of(event), name)
+
+
 def _links(
-    address: Address, mine: list[Event], related: list[Event], plans: dict[str, Event], repository: Repository,
-    files: tuple[str, ...], head: str,
+    address: Address,
+    mine: list[Event],
+    related: list[Event],
+    plans: dict[str, Event],
+    repository: Repository,
+    files: tuple[str, ...],
+    head: str,
 ) -> Iterator[Link]:
     done = next((e for e in reversed(mine) if e.type == "turnout.action.succeeded.v1"), None)
     after = done.data.get("after") if done else None

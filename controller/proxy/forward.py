@@ -44,9 +44,7 @@ class Forward:
     def __init__(self, path: bytes, headers: Headers, body: bytes, spans: list[tuple[int, int]]) -> None:
         self._path = path  # after the /v1 that the endpoint's URL ends with
         named = named_by_connection(headers)
-        self._lines = b"".join(
-            b"%b: %b\r\n" % header for header in headers if header[0] not in _DROPPED and header[0] not in named
-        )
+        self._lines = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] not in _DROPPED and header[0] not in named)
         self._body = body
         self._spans = spans
         self._with: tuple[str, bytes] | None = None
@@ -71,6 +69,4 @@ class Forward:
 
 def named_by_connection(headers: Headers) -> set[bytes]:
     """Headers that a `Connection` header declares to be for this hop only."""
-    return {
-        token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")
-    }
+    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}

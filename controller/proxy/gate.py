@@ -52,11 +52,7 @@ class Gate:
     def adopt(self, table: RouteTable, raw: bytes) -> None:
         """Put a table into service. Guards that have tripped stay so for their step."""
         self.stats.adopt(table)
-        tripped = {
-            agent
-            for agent, route in table.routes.items()
-            if self.stats.tripped(agent, route.step) is not None
-        }
+        tripped = {agent for agent, route in table.routes.items() if self.stats.tripped(agent, route.step) is not None}
         self.live = Live(table, raw, tripped)
 
     def body_limit(self, request: Request) -> int:
@@ -157,9 +153,7 @@ class Gate:
             return error_page(503, _NO_TABLE, "no_route_table", b"retry-after: 1\r\n")
         if path == b"/healthz":
             return json_page(200, {"status": "ok", "digest": live.table.digest})
-        models = [
-            {"id": agent, "object": "model", "created": self._started, "owned_by": "turnout"} for agent in live.routes
-        ]
+        models = [{"id": agent, "object": "model", "created": self._started, "owned_by": "turnout"} for agent in live.routes]
         return json_page(200, {"object": "list", "data": models})
 
 

@@ -119,9 +119,7 @@ class Live:
         self.raw = raw
         self.etag = f'"{table.digest}"'.encode("ascii")
         upstreams = {name: Upstream(name, endpoint) for name, endpoint in table.endpoints.items()}
-        self.routes = {
-            agent: LiveRoute(agent, route, upstreams, agent in tripped) for agent, route in table.routes.items()
-        }
+        self.routes = {agent: LiveRoute(agent, route, upstreams, agent in tripped) for agent, route in table.routes.items()}
 
     def nearest(self, name: str) -> str | None:
         """The agent whose name is most like this one."""

@@ -57,9 +57,7 @@ class Metrics:
         self._dropped: dict[tuple[str], int] = {}
         self._trips: dict[tuple[str, str], int] = {}
 
-    def record(
-        self, agent: str, variant: str, version: str, code: str, seconds: float | None, usage: Usage | None
-    ) -> None:
+    def record(self, agent: str, variant: str, version: str, code: str, seconds: float | None, usage: Usage | None) -> None:
         requested = (agent, variant, version, code)
         self._requests[requested] = self._requests.get(requested, 0) + 1
         if seconds is not None:
@@ -113,9 +111,7 @@ def _head(name: str) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
 
 
-def _family(
-    name: str, labels: tuple[str, ...], values: Mapping[Any, float]
-) -> Iterator[str]:
+def _family(name: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Iterator[str]:
     yield from _head(name)
     for key, value in values.items():
         shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in zip(labels, key, strict=True))

@@ -65,8 +65,25 @@ prices: {anthropic/claude-3.5-sonnet: {input: 3.0, output: 15.0, asOf: 2026-01-0
 
 FACTS = ("name", "spec", "observed", "signals", "past", "refs", "environment", "now")
 FRESH = ("observed", "signals", "past")
-EXPECTED = ("action", "reason", "before", "after", "waits", "conditions", "edits", "message", "ends", "running", "urgent", "healthy", "bad",
-            "again_within_seconds", "evidence", "payload", "refused")
+EXPECTED = (
+    "action",
+    "reason",
+    "before",
+    "after",
+    "waits",
+    "conditions",
+    "edits",
+    "message",
+    "ends",
+    "running",
+    "urgent",
+    "healthy",
+    "bad",
+    "again_within_seconds",
+    "evidence",
+    "payload",
+    "refused",
+)
 NOW = "2026-01-05T09:00:00Z"
 ABSENT, REMOVED = "<absent>", "removed"
 _PLACE = re.compile(r"<past\.([\w.]+)>")
@@ -237,8 +254,13 @@ def completed(kind: Kind[Any, Any], address: Address, situation: Situation[Any, 
     spec_digest = desired.spec_digest if desired else ""
     intent = intent_key("example", address, situation.past.generation, spec_digest)
     return replace(
-        change, address=address, declared=kind.declared, spec_digest=spec_digest, generation=situation.past.generation,
-        written=desired.written if desired else None, intent=f"{intent}/{change.part}" if change.part else intent,
+        change,
+        address=address,
+        declared=kind.declared,
+        spec_digest=spec_digest,
+        generation=situation.past.generation,
+        written=desired.written if desired else None,
+        intent=f"{intent}/{change.part}" if change.part else intent,
     )
 
 
@@ -247,8 +269,13 @@ def carried_out(change: Change, past: Past, now: datetime) -> list[Event]:
     log, willing = MemoryLog(), SimpleNamespace(apply=lambda change, report: Outcome())
     writer = Writer(log, Identification("example", "m", "1", "nobody"), lambda: now, bytes, Lease(), 0)
     executor = Executor(
-        writer=writer, provider=lambda name: willing, past=lambda address: past, frozen=lambda address: change.written,
-        pool=SerialPool(), report=lambda text: None, stop=lambda: False,
+        writer=writer,
+        provider=lambda name: willing,
+        past=lambda address: past,
+        frozen=lambda address: change.written,
+        pool=SerialPool(),
+        report=lambda text: None,
+        stop=lambda: False,
     )
     executor.run(Plan("example", "", (change,)))
     return [event for event in log.events if event.subject == change.address]
@@ -307,14 +334,28 @@ def _differs(place: str, want: Any, found: Any) -> Iterator[str]:
 
 def told(change: Change, now: datetime) -> dict[str, Any]:
     """A change as plain data, with everything that a case may expect."""
-    found: dict[str, Any] = json.loads(json.dumps({
-        "action": change.action.value, "reason": change.reason, "before": change.before, "after": change.after,
-        "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
-        "conditions": [{"code": each.code, "on": str(each.on), "reason": each.reason} for each in change.conditions],
-        "edits": change.edits, "message": change.message, "ends": change.ends, "running": change.running, "urgent": change.urgent,
-        "healthy": change.healthy, "bad": bool(change.bad), "evidence": change.evidence, "payload": change.payload,
-        "again_within_seconds": (change.again - now).total_seconds() if change.again else None,
-    }))
+    found: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "action": change.action.value,
+                "reason": change.reason,
+                "before": change.before,
+                "after": change.after,
+                "waits": [{"code": wait.code, "on": str(wait.on), "reason": wait.reason} for wait in change.waits],
+                "conditions": [{"code": each.code, "on": str(each.on), "reason": each.reason} for each in change.conditions],
+                "edits": change.edits,
+                "message": change.message,
+                "ends": change.ends,
+                "running": change.running,
+                "urgent": change.urgent,
+                "healthy": change.healthy,
+                "bad": bool(change.bad),
+                "evidence": change.evidence,
+                "payload": change.payload,
+                "again_within_seconds": (change.again - now).total_seconds() if change.again else None,
+            }
+        )
+    )
     return found
 
 

@@ -121,9 +121,17 @@ class GatewayDouble:
         for variant, share in served:
             count = math.floor(requests * share / 100)
             failed = round(count * (errors or {}).get(variant["version"], 0.0))
-            cell = self.cells.setdefault((agent, step), {}).setdefault(variant["name"], {
-                "version": variant["version"], "requests": 0, "errors": 0, "cost_usd": 0.0, "costed": 0, "latency": {},
-            })
+            cell = self.cells.setdefault((agent, step), {}).setdefault(
+                variant["name"],
+                {
+                    "version": variant["version"],
+                    "requests": 0,
+                    "errors": 0,
+                    "cost_usd": 0.0,
+                    "costed": 0,
+                    "latency": {},
+                },
+            )
             cell["requests"] += count
             cell["errors"] += failed
             cell["costed"] += count - failed
@@ -131,22 +139,24 @@ class GatewayDouble:
             bucket = bucket_of(seconds)
             cell["latency"][bucket] = cell["latency"].get(bucket, 0) + count - failed
             guard = route.get("guard")
-            if guard and variant["name"] != "stable" and cell["requests"] >= guard["minimum"]:
-                if cell["errors"] / cell["requests"] >= guard["error_rate"]:
-                    self.tripped[agent] = {"step": step, "at": self.now(), "requests": cell["requests"], "errors": cell["errors"]}
+            watched = guard and variant["name"] != "stable" and cell["requests"] >= guard["minimum"]
+            if watched and cell["errors"] / cell["requests"] >= guard["error_rate"]:
+                self.tripped[agent] = {"step": step, "at": self.now(), "requests": cell["requests"], "errors": cell["errors"]}
 
     def stats(self, name: str) -> dict[str, Any]:
         self._answer()
         routes = (self.current or {"routes": {}})["routes"]
-        return {"agents": {
-            agent: {
-                "step": route.get("step", ""),
-                "step_seconds": self.now() - self.since[agent, route.get("step", "")],
-                "tripped": self.tripped.get(agent),
-                "steps": {step: cells for (who, step), cells in self.cells.items() if who == agent},
+        return {
+            "agents": {
+                agent: {
+                    "step": route.get("step", ""),
+                    "step_seconds": self.now() - self.since[agent, route.get("step", "")],
+                    "tripped": self.tripped.get(agent),
+                    "steps": {step: cells for (who, step), cells in self.cells.items() if who == agent},
+                }
+                for agent, route in routes.items()
             }
-            for agent, route in routes.items()
-        }}
+        }
 
 
 class FilesDouble:

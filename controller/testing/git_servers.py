@@ -61,9 +61,7 @@ class _GitServer:
 class HttpGitServer(_GitServer):
     """`git http-backend` behind a loopback port. With `user`, every request needs this user and password."""
 
-    def __init__(
-        self, root: Path, *, user: str | None = None, password: str | None = None, allow_push: bool = True
-    ) -> None:
+    def __init__(self, root: Path, *, user: str | None = None, password: str | None = None, allow_push: bool = True) -> None:
         super().__init__(root)
         self.user, self.password, self.allow_push = user, password, allow_push
         self.delay_s = 0.0  # before every answer

@@ -90,9 +90,7 @@ class ModelEndpoint:
             counts.cancelled += 1
             raise
 
-    async def _simulate(
-        self, path: str, body: dict[str, Any], behaviour: Behaviour, counts: Counts, exchange: Exchange
-    ) -> None:
+    async def _simulate(self, path: str, body: dict[str, Any], behaviour: Behaviour, counts: Counts, exchange: Exchange) -> None:
         if behaviour.latency_ms:
             await asyncio.sleep(behaviour.latency_ms / 1000)
         if behaviour.hang:

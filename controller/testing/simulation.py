@@ -52,7 +52,12 @@ class Simulation:
     """`folder` gets a bare repository. `kinds` adds kinds to the built-in ones; `doors` doubles for their clients."""
 
     def __init__(
-        self, folder: Path, seed: int = 0, *, kinds: Mapping[str, Kind[Any, Any]] | None = None, doors: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        seed: int = 0,
+        *,
+        kinds: Mapping[str, Kind[Any, Any]] | None = None,
+        doors: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         pygit2.init_repository(str(folder / "repo.git"), bare=True, initial_head="main")
@@ -83,7 +88,9 @@ class Simulation:
         assert tip
         tree = self.repository.revert(commit, tip)
         message = f'Revert "{self.repository.info(commit).subject}"\n\nThis reverts commit {commit}.\n'
-        return self.repository.write_commit(tree, [tip], message, Identity("Ada", "a@b.c"), self.time.timestamp(), "refs/heads/main")
+        return self.repository.write_commit(
+            tree, [tip], message, Identity("Ada", "a@b.c"), self.time.timestamp(), "refs/heads/main"
+        )
 
     def tip(self) -> str | None:
         return self.repository.tip("refs/heads/main")
@@ -116,9 +123,18 @@ class Simulation:
         if tip:
             log.continue_from(tip)
         return Flow(
-            repository=repository, environment="local", kinds=self.kinds, log=log, cache=cache,
-            folds=Folds(log, cache, PROJECTIONS), data=data, who=Identification("local", name, str(self.made), "turnout"),
-            now=lambda: self.time, random=self.random.randbytes, pool=SerialPool(), clients=lambda settings: Clients(settings, self.doors),
+            repository=repository,
+            environment="local",
+            kinds=self.kinds,
+            log=log,
+            cache=cache,
+            folds=Folds(log, cache, PROJECTIONS),
+            data=data,
+            who=Identification("local", name, str(self.made), "turnout"),
+            now=lambda: self.time,
+            random=self.random.randbytes,
+            pool=SerialPool(),
+            clients=lambda settings: Clients(settings, self.doors),
             release="test",
         )
 
@@ -176,7 +192,8 @@ def incremental(flow: Flow) -> dict[str, Any]:
 
 def binding(name: str, version: str, model: str = "acme/model", endpoint: str = "openrouter", comment: str = "") -> dict[str, str]:
     """A file of desired state."""
-    return {f"state/bindings/{name}.yaml": f"""\
+    return {
+        f"state/bindings/{name}.yaml": f"""\
 apiVersion: turnout/v1
 kind: ModelBinding
 metadata: {{name: {name}}}
@@ -184,12 +201,16 @@ spec:
   model: {model}{f"  # {comment}" if comment else ""}
   endpoint: {endpoint}
   version: {version}
-"""}
+"""
+    }
 
 
-def rollout(name: str, of: str, version: str, strategy: str = "{canary: [{weight: 50, hold: 60s}]}", samples: int = 20) -> dict[str, str]:
+def rollout(
+    name: str, of: str, version: str, strategy: str = "{canary: [{weight: 50, hold: 60s}]}", samples: int = 20
+) -> dict[str, str]:
     """A file of desired state."""
-    return {f"state/rollouts/{name}.yaml": f"""\
+    return {
+        f"state/rollouts/{name}.yaml": f"""\
 apiVersion: turnout/v1
 kind: Rollout
 metadata: {{name: {name}}}
@@ -198,7 +219,8 @@ spec:
   candidate: {{model: acme/next, endpoint: huggingface, version: {version}}}
   strategy: {strategy}
   analysis: {{errorRate: {{worseBy: 1%}}, minimumSamples: {samples}}}
-"""}
+"""
+    }
 
 
 __all__ = ["Address", "Killed", "Simulation", "binding", "follow", "incremental", "rollout"]

@@ -25,8 +25,14 @@ Maker = Callable[[], EventLog]
 def event(number: int, /, **data: object) -> Event:
     from datetime import UTC, datetime
 
-    return Event(id=uuid7(datetime.now(UTC)), source="test", type=typed("condition.raised"), subject=f"ModelBinding/a{number}",
-                 time="2026-11-01T00:00:00.000000Z", data={"code": "X", "reason": f"event {number}", **data})
+    return Event(
+        id=uuid7(datetime.now(UTC)),
+        source="test",
+        type=typed("condition.raised"),
+        subject=f"ModelBinding/a{number}",
+        time="2026-11-01T00:00:00.000000Z",
+        data={"code": "X", "reason": f"event {number}", **data},
+    )
 
 
 def make_repo(path: Path) -> Repository:
@@ -48,7 +54,10 @@ def _ssh_available() -> bool:
 
 
 STORES = [
-    "memory", "git", "http", "path",
+    "memory",
+    "git",
+    "http",
+    "path",
     pytest.param("ssh", marks=pytest.mark.skipif(not _ssh_available(), reason="openssh-server is not installed")),
 ]
 
@@ -105,7 +114,7 @@ def test_a_stale_position_loses(maker: Maker) -> None:
 def test_what_came_back_is_what_is_read(maker: Maker) -> None:
     log = maker()
     log.refresh()
-    done = log.append([event(1, text="grüß\n\"quoted\"", number=3, none=None, nested={"a": [1, 2]})], 0)
+    done = log.append([event(1, text='grüß\n"quoted"', number=3, none=None, nested={"a": [1, 2]})], 0)
     (read,) = maker_read(maker)
     assert read == done[0]
 
@@ -145,7 +154,9 @@ def test_unknown_types_and_fields_are_kept(maker: Maker) -> None:
 def test_a_segment_is_a_commit_that_a_person_can_read(tmp_path: Path) -> None:
     log = git_log(tmp_path / "r")
     log.append([event(1), event(2)], log.refresh())
-    text = subprocess.run(["git", "-C", str(tmp_path / "r"), "show", "events/local"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["git", "-C", str(tmp_path / "r"), "show", "events/local"], capture_output=True, text=True, check=True
+    ).stdout
     assert "0001-0002 a1: event 1 (and 1 more)" in text
     assert "Sequence: 1-2" in text
     added = [line[1:] for line in text.splitlines() if line.startswith("+{")]
@@ -188,7 +199,9 @@ def test_a_torn_tip_loses_no_acknowledged_event(tmp_path: Path, what: str, how: 
     log.append([event(1)], log.refresh())
     log.append([event(2), event(3)], 1)
     names = {"commit": "events/local", "tree": "events/local^{tree}", "blob": f"events/local:{segment_path(1)}"}
-    oid = subprocess.run(["git", "-C", str(tmp_path / "r"), "rev-parse", names[what]], capture_output=True, text=True, check=True).stdout.strip()
+    oid = subprocess.run(
+        ["git", "-C", str(tmp_path / "r"), "rev-parse", names[what]], capture_output=True, text=True, check=True
+    ).stdout.strip()
     loose = tmp_path / "r/.git/objects" / oid[:2] / oid[2:]
     loose.chmod(0o644)
     if how == "gone":
@@ -234,7 +247,9 @@ def test_a_shallow_clone_has_the_whole_log(tmp_path: Path) -> None:
     log = git_log(tmp_path / "r")
     for number in range(5):
         log.append([event(number)], log.refresh())
-    subprocess.run(["git", "clone", "-q", "--depth=1", "--branch", "events/local", f"file://{tmp_path / 'r'}", str(tmp_path / "s")], check=True)
+    subprocess.run(
+        ["git", "clone", "-q", "--depth=1", "--branch", "events/local", f"file://{tmp_path / 'r'}", str(tmp_path / "s")], check=True
+    )
     assert [e.data["reason"] for e in git_log(tmp_path / "s").read()] == []  # nothing is read before a refresh
     shallow = git_log(tmp_path / "s")
     assert shallow.refresh() == 5

@@ -28,14 +28,25 @@ def blocks() -> list[str]:
 
 def main() -> int:
     script = "set -euo pipefail\n" + "\n".join(f"echo '--- block {n}'\n{block}" for n, block in enumerate(blocks(), 1))
-    identity = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))}
+    identity = {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
+    }
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "turnout"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         subprocess.run(["git", "-C", str(clone), "checkout", "-q", "-B", "main"], check=True)
         try:
-            run = subprocess.run(["bash", "-c", script], cwd=clone, env={**os.environ, **identity, "NO_COLOR": "1"}, text=True, stdout=subprocess.PIPE,
-                                 stderr=subprocess.STDOUT, check=False)
+            run = subprocess.run(
+                ["bash", "-c", script],
+                cwd=clone,
+                env={**os.environ, **identity, "NO_COLOR": "1"},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
         finally:
             subprocess.run(["make", "-s", "down"], cwd=clone, check=False)
     print(run.stdout)

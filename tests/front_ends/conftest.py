@@ -70,7 +70,9 @@ class Place:
         return self.commit(f"{agent} to {version}")
 
     def rollout(self, name: str = "docs-v2", binding: str = "docs", strategy: str = "immediate") -> str:
-        self.write(f"state/rollouts/{name}.yaml", f"""\
+        self.write(
+            f"state/rollouts/{name}.yaml",
+            f"""\
 apiVersion: turnout/v1
 kind: Rollout
 metadata: {{name: {name}}}
@@ -78,7 +80,8 @@ spec:
   binding: {binding}
   candidate: {{model: acme/docs-v2, endpoint: huggingface, version: v2.0.0}}
   strategy: {strategy}
-""")
+""",
+        )
         return self.commit(f"Try {name}")
 
 
@@ -98,8 +101,12 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TURNOUT_ENVIRONMENT", "NO_COLOR", "FORCE_COLOR", "GIT_DIR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
-        "GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_COMMITTER_NAME": "Ada", "LC_ALL": "C",
-        "GIT_COMMITTER_EMAIL": "ada@example.org", "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_AUTHOR_NAME": "Ada",
+        "GIT_AUTHOR_EMAIL": "ada@example.org",
+        "GIT_COMMITTER_NAME": "Ada",
+        "LC_ALL": "C",
+        "GIT_COMMITTER_EMAIL": "ada@example.org",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
     }.items():
         monkeypatch.setenv(name, value)
 

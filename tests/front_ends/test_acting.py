@@ -46,8 +46,11 @@ def test_apply_json(place: Place) -> None:
 
 
 def test_apply_waits_for_a_person(place: Place) -> None:
-    place.replace("environments/local/environment.yaml", "  branch: main",
-                  "  branch: main\n  rules: {deny: [{match: ModelBinding/docs, reason: frozen for the release}]}")
+    place.replace(
+        "environments/local/environment.yaml",
+        "  branch: main",
+        "  branch: main\n  rules: {deny: [{match: ModelBinding/docs, reason: frozen for the release}]}",
+    )
     place.commit("Freeze docs")
     result = place("apply")
     assert result.code == 3
@@ -101,8 +104,9 @@ def test_reconcile_once(place: Place) -> None:
 @pytest.mark.parametrize("json_", [False, True])
 def test_the_controller_itself(place: Place, json_: bool) -> None:
     command = [str(SCRIPT), "--repo", str(place.path), "reconcile", *(["--json"] if json_ else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     assert child.stdout is not None
     timer = threading.Timer(60, child.kill)
     timer.start()
@@ -318,8 +322,12 @@ def test_the_new_workflows_pass_the_linter(turnout: Callable[..., Result], tmp_p
     linter = shutil.which("zizmor", path=str(SCRIPT.parent))
     if linter is None:
         pytest.skip("zizmor is not installed")
-    run = subprocess.run([linter, "--offline", "--persona", "pedantic", *map(str, (tmp_path / "demo/.github/workflows").iterdir())],
-                         capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [linter, "--offline", "--persona", "pedantic", *map(str, (tmp_path / "demo/.github/workflows").iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -328,6 +336,7 @@ def test_the_new_workflows_pass_the_linter(turnout: Callable[..., Result], tmp_p
 
 def test_up_and_down(with_gateway: Place) -> None:
     """Through the script: its children outlive it, and must not hold this process's pipes."""
+
     def call(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([str(SCRIPT), *args, "--repo", str(with_gateway.path)], capture_output=True, text=True, check=False)
 

@@ -52,17 +52,20 @@ def test_version_and_module() -> None:
     assert run.stdout == script("--version").stdout
 
 
-@pytest.mark.parametrize(("args", "said"), [
-    (("plna",), 'did you mean "plan"?'),
-    (("plan", "--wroktree"), "--worktree"),
-    (("log", "verfy"), 'did you mean "verify"?'),
-    (("rollback",), "--commit"),
-    (("rollback", "docs", "--commit", "HEAD"), "--commit"),
-    (("plan", "--worktree", "--commit", "HEAD"), "choose one"),
-    (("watch", "--timeout", "soon"), "timeout"),
-    (("why",), "NAME"),
-    (("init", "x", "--agent", "Not A Name"), "lower-case"),
-])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("plna",), 'did you mean "plan"?'),
+        (("plan", "--wroktree"), "--worktree"),
+        (("log", "verfy"), 'did you mean "verify"?'),
+        (("rollback",), "--commit"),
+        (("rollback", "docs", "--commit", "HEAD"), "--commit"),
+        (("plan", "--worktree", "--commit", "HEAD"), "choose one"),
+        (("watch", "--timeout", "soon"), "timeout"),
+        (("why",), "NAME"),
+        (("init", "x", "--agent", "Not A Name"), "lower-case"),
+    ],
+)
 def test_wrong_calls(turnout: Callable[..., Result], args: tuple[str, ...], said: str) -> None:
     result = turnout(*args)
     assert result.code == 64
@@ -174,7 +177,11 @@ def test_completion_script(turnout: Callable[..., Result], shell: str) -> None:
 
 def complete(place: Place, words: str) -> list[str]:
     run = subprocess.run(
-        [str(SCRIPT)], capture_output=True, text=True, check=False, cwd=place.path,
+        [str(SCRIPT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=place.path,
         env={**os.environ, "_TURNOUT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))},
     )
     assert run.stderr == ""

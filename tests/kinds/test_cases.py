@@ -94,13 +94,16 @@ expect: {action: update, reason: v2, waits: [Invalid]}
     assert "  endpoint: openrouter" in text
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("stroy: x", "unknown key 'stroy' (did you mean \"story\"?)"),
-    ("story: no stop\nexpect: {action: noop, reason: x}", "a sentence that ends with a full stop"),
-    ("story: A noop.\nexpect: {action: noop}", "says the action and (some words of) its reason"),
-    ("story: Late.\nfollows: nobody\nexpect: {action: noop, reason: x}", "'nobody', which is no case before it"),
-    ("story: Facts.\ngiven: {specs: 1}\nexpect: {action: noop, reason: x}", "unknown key 'specs' (did you mean \"spec\"?)"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stroy: x", "unknown key 'stroy' (did you mean \"story\"?)"),
+        ("story: no stop\nexpect: {action: noop, reason: x}", "a sentence that ends with a full stop"),
+        ("story: A noop.\nexpect: {action: noop}", "says the action and (some words of) its reason"),
+        ("story: Late.\nfollows: nobody\nexpect: {action: noop, reason: x}", "'nobody', which is no case before it"),
+        ("story: Facts.\ngiven: {specs: 1}\nexpect: {action: noop, reason: x}", "unknown key 'specs' (did you mean \"spec\"?)"),
+    ],
+)
 def test_a_file_that_is_no_case_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "broken.yaml").write_text(text)
     with pytest.raises(ValueError) as error:

@@ -36,7 +36,7 @@ def _provider(clients):
 KIND = Kind(name="Note", plural="notes", spec=NoteSpec, state=NoteState, plan=plan, references=lambda spec: [], provider=_provider,
             summary="A file with a text.")
 ''',
-    "spec.py": '''\
+    "spec.py": """\
 from pydantic import Field
 
 from controller.model import Spec, Text
@@ -50,8 +50,8 @@ class NoteSpec(Spec):
 class NoteState(Spec):
     path: str
     text: str
-''',
-    "plan.py": '''\
+""",
+    "plan.py": """\
 from controller.change import Action, Change
 from controller.kind import Observed, Unknown
 
@@ -69,8 +69,8 @@ def plan(situation):
     if before == after:
         return Change(Action.NOOP, "says what git says", before=before, after=after)
     return Change(Action.UPDATE if before else Action.CREATE, f"says {after['text']!r}", before=before, after=after)
-''',
-    "provider.py": '''\
+""",
+    "provider.py": """\
 from pathlib import Path
 
 from controller.change import Action
@@ -89,7 +89,7 @@ class NoteProvider:
         else:
             Path(change.after["path"]).write_text(change.after["text"])
         return Outcome()
-''',
+""",
 }
 CASE = """\
 story: A note is written, and then left alone.
@@ -135,8 +135,13 @@ def package(tmp_path: Path) -> Iterator[Path]:
 
 def git(repo: Path, *args: str) -> str:
     who = {f"GIT_{role}_{what}": "ada@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    run = subprocess.run(["git", "-C", str(repo), *args], capture_output=True, text=True, check=True,
-                         env={**os.environ, **who, "GIT_CONFIG_GLOBAL": "/dev/null"})
+    run = subprocess.run(
+        ["git", "-C", str(repo), *args],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **who, "GIT_CONFIG_GLOBAL": "/dev/null"},
+    )
     return run.stdout.strip()
 
 
@@ -168,7 +173,9 @@ def test_a_new_kind_is_new_files_only(package: Path, tmp_path: Path) -> None:
     try:
         plan, _ = there.plan()
         assert [(change.address, change.action.value, change.reason) for change in plan.changes] == [
-            ("Note/hello", "create", "says 'one'"), ("Note/stays", "create", "says 'here'")]
+            ("Note/hello", "create", "says 'one'"),
+            ("Note/stays", "create", "says 'here'"),
+        ]
         assert not note.exists()
         there.settle()
         assert note.read_text() == "one"
@@ -203,9 +210,12 @@ def test_a_new_kind_keeps_the_laws_and_has_cases(package: Path, tmp_path: Path) 
 
 def test_laws_are_told_where_they_are_broken(package: Path, tmp_path: Path) -> None:
     plan = package / "note" / "plan.py"
-    plan.write_text(FOUR["plan.py"].replace('"not there, and not wanted"', '""').replace(
-        "if situation.desired is None:", "if situation.desired is None and not isinstance(seen, Unknown):").replace(
-        'f"cannot be seen: {seen.reason}"', '"blind"'))
+    plan.write_text(
+        FOUR["plan.py"]
+        .replace('"not there, and not wanted"', '""')
+        .replace("if situation.desired is None:", "if situation.desired is None and not isinstance(seen, Unknown):")
+        .replace('f"cannot be seen: {seen.reason}"', '"blind"')
+    )
     (package / "note" / "spec.py").write_text(FOUR["spec.py"].replace(', examples=["hello"]', ""))
     kind = find([str(package)], PACKAGE)["Note"]
     (tmp_path / "written.yaml").write_text(CASE)

@@ -62,8 +62,9 @@ def bodies(draw: st.DrawFn) -> bytes:
     """Objects with nested and repeated `model` keys, escapes and odd whitespace; at least one is real."""
     values = st.recursive(
         st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none()),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["model", '"model"', "\\model", "a"]), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", '"model"', "\\model", "a"]), inner, max_size=3)
+        ),
         max_leaves=8,
     )
     pairs = draw(st.lists(st.tuples(st.sampled_from(["messages", 'x"model":"y', "stream", "ä"]), values), max_size=4))

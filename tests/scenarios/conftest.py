@@ -24,13 +24,19 @@ from controller.document_edit import edit
 
 ROOT = Path(__file__).parents[2]
 GIT_ENV = {
-    "GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_COMMITTER_NAME": "Ada",
-    "GIT_COMMITTER_EMAIL": "ada@example.org", "GIT_CONFIG_GLOBAL": "/dev/null", "LC_ALL": "C",
+    "GIT_AUTHOR_NAME": "Ada",
+    "GIT_AUTHOR_EMAIL": "ada@example.org",
+    "GIT_COMMITTER_NAME": "Ada",
+    "GIT_COMMITTER_EMAIL": "ada@example.org",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "LC_ALL": "C",
 }
 
 
 def git(where: Path, *args: str, check: bool = True) -> str:
-    run = subprocess.run(["git", "-C", str(where), *args], capture_output=True, text=True, env={**os.environ, **GIT_ENV}, check=False)
+    run = subprocess.run(
+        ["git", "-C", str(where), *args], capture_output=True, text=True, env={**os.environ, **GIT_ENV}, check=False
+    )
     if check and run.returncode:
         raise AssertionError(f"git {' '.join(args)}: {run.stderr}")
     return run.stdout.strip()
@@ -40,7 +46,7 @@ class Process:
     """A child that says where it listens."""
 
     def __init__(self, *command: str, ready: int, log: Path) -> None:
-        self.log = open(log, "w+")
+        self.log = open(log, "w+")  # noqa: SIM115 - closed with the process
         self.child = subprocess.Popen([sys.executable, "-m", *command], stdout=self.log, stderr=subprocess.STDOUT)
         self.ports = self._ports(ready)
 
@@ -70,8 +76,15 @@ class World:
         self.repo.mkdir()
         self.token = root / "token"
         self.token.write_text("secret")
-        self.endpoints = Process("controller.testing.model_server", "--endpoint", "openrouter=0", "--endpoint", "huggingface=0",
-                                 ready=2, log=root / "endpoints.log")
+        self.endpoints = Process(
+            "controller.testing.model_server",
+            "--endpoint",
+            "openrouter=0",
+            "--endpoint",
+            "huggingface=0",
+            ready=2,
+            log=root / "endpoints.log",
+        )
         self.proxy = self.start_proxy(0)
         self.port = self.proxy.ports[0]
         git(self.repo, "init", "-q", "-b", "main")
@@ -79,18 +92,32 @@ class World:
         shutil.copytree(ROOT / "environments", self.repo / "environments")
         environment = self.repo / "environments/local/environment.yaml"
         text = environment.read_bytes()
-        environment.write_bytes(edit(text, {
-            ("spec", "proxies", "main", "url"): f"http://127.0.0.1:{self.port}",
-            ("spec", "proxies", "main", "token"): f"file:{self.token}",
-            ("spec", "endpoints", "openrouter", "url"): f"http://127.0.0.1:{self.endpoints.ports[0]}/v1",
-            ("spec", "endpoints", "huggingface", "url"): f"http://127.0.0.1:{self.endpoints.ports[1]}/v1",
-        }))
+        environment.write_bytes(
+            edit(
+                text,
+                {
+                    ("spec", "proxies", "main", "url"): f"http://127.0.0.1:{self.port}",
+                    ("spec", "proxies", "main", "token"): f"file:{self.token}",
+                    ("spec", "endpoints", "openrouter", "url"): f"http://127.0.0.1:{self.endpoints.ports[0]}/v1",
+                    ("spec", "endpoints", "huggingface", "url"): f"http://127.0.0.1:{self.endpoints.ports[1]}/v1",
+                },
+            )
+        )
         self.commit("Begin")
         self._first: Controller | None = None
 
     def start_proxy(self, port: int) -> Process:
-        return Process("controller.proxy", "--port", str(port), "--data", str(self.root / "proxy"), "--token-file", str(self.token),
-                       ready=1, log=self.root / "proxy.log")
+        return Process(
+            "controller.proxy",
+            "--port",
+            str(port),
+            "--data",
+            str(self.root / "proxy"),
+            "--token-file",
+            str(self.token),
+            ready=1,
+            log=self.root / "proxy.log",
+        )
 
     # -- git -----------------------------------------------------------------------------------------------------
 
@@ -114,9 +141,20 @@ class World:
         path.write_bytes(edit(path.read_bytes(), changes))
         return self.commit(message or f"{agent} to {version}")
 
-    def rollout(self, name: str = "feature_dev-v2", *, strategy: str = "{canary: [{weight: 50, hold: 0s}]}", samples: int = 5,
-                version: str = "v2.0.0", binding: str = "feature_dev", model: str = "acme/feature-dev-v2", extra: str = "") -> str:
-        self.write(f"state/rollouts/{name}.yaml", f"""\
+    def rollout(
+        self,
+        name: str = "feature_dev-v2",
+        *,
+        strategy: str = "{canary: [{weight: 50, hold: 0s}]}",
+        samples: int = 5,
+        version: str = "v2.0.0",
+        binding: str = "feature_dev",
+        model: str = "acme/feature-dev-v2",
+        extra: str = "",
+    ) -> str:
+        self.write(
+            f"state/rollouts/{name}.yaml",
+            f"""\
 apiVersion: turnout/v1
 kind: Rollout
 metadata: {{name: {name}}}
@@ -125,7 +163,8 @@ spec:
   candidate: {{model: {model}, endpoint: huggingface, version: {version}}}
   strategy: {strategy}
   analysis: {{errorRate: {{worseBy: 1%}}, minimumSamples: {samples}}}
-{extra}""")
+{extra}""",
+        )
         return self.commit(f"Try {version} for {binding}")
 
     # -- controllers ---------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ def test_killed_at_every_border_crossing(tmp_path: Path, monkeypatch: pytest.Mon
         go(sim, errors)
         sim.survive(horizon=60)
         ended = [subject for subject in sim.subjects() if subject.startswith(("Promote", "Revert"))]
-        assert ended == (["Promote docs to v2"] if not errors else ['Revert "Try v2"']), f"killed at {sim.faults.trace[kill_at - 1]}"
+        assert ended == (["Promote docs to v2"] if not errors else ['Revert "Try v2"']), (
+            f"killed at {sim.faults.trace[kill_at - 1]}"
+        )
         expected = "v2" if not errors else "v1"
         assert sim.gateway.versions("docs") == {expected: 100.0}
         text = sim.read("state/bindings/docs.yaml") or ""

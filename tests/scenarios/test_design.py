@@ -164,7 +164,8 @@ class Jobs:
         live = {job["key"]: job for job in self.vendor.jobs if not job["cancelled"]}
         return {
             one.address: Observed(JobState(image=live[one.past.handle]["image"], key=one.past.handle))
-            for one in known if one.past.handle in live
+            for one in known
+            if one.past.handle in live
         }
 
     def apply(self, change: Change, report: Any) -> Outcome:

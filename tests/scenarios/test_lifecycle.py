@@ -109,7 +109,11 @@ def desired_versions(life: Life) -> dict[str, str | None]:
     return out
 
 
-@settings(max_examples=int(os.environ.get("TURNOUT_LIVES", "60")), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=int(os.environ.get("TURNOUT_LIVES", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(st.lists(act, min_size=1, max_size=14))
 def test_any_life_settles_with_git_as_reality(steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -34,7 +34,9 @@ def clone(world: World, server: HttpGitServer, name: str) -> Path:
 
 
 def test_a_fresh_controller_on_a_fresh_clone_comes_to_the_same_world(world: World) -> None:
-    world.write("state/gateways/main.yaml", "apiVersion: turnout/v1\nkind: Gateway\nmetadata: {name: main}\nspec: {proxies: [main]}\n")
+    world.write(
+        "state/gateways/main.yaml", "apiVersion: turnout/v1\nkind: Gateway\nmetadata: {name: main}\nspec: {proxies: [main]}\n"
+    )
     world.commit("No file target: it would be another one on another machine")
     world.settle()
     world.rollout(strategy="{canary: [{weight: 50, hold: 24h}]}")
@@ -140,8 +142,9 @@ def drive(world: World, controller: Controller, done: Callable[[], bool]) -> Non
 
 
 def server_log(server: HttpGitServer) -> str:
-    return subprocess.run(["git", "-C", str(server.path("state")), "log", "--format=%s", "main"], capture_output=True, text=True,
-                          check=True).stdout
+    return subprocess.run(
+        ["git", "-C", str(server.path("state")), "log", "--format=%s", "main"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_protected_branch_is_held_and_a_person_merges(world: World, tmp_path: Path) -> None:
@@ -163,9 +166,16 @@ def test_a_protected_branch_is_held_and_a_person_merges(world: World, tmp_path: 
         assert "spec.version: v2.0.0" in held.told["Held"]
         server.hook("state", "update", "#!/bin/sh\nexit 0\n")
         path = world.repo / "state/bindings/feature_dev.yaml"
-        path.write_bytes(edit(path.read_bytes(), {
-            ("spec", "version"): "v2.0.0", ("spec", "model"): "acme/feature-dev-v2", ("spec", "endpoint"): "huggingface",
-        }))
+        path.write_bytes(
+            edit(
+                path.read_bytes(),
+                {
+                    ("spec", "version"): "v2.0.0",
+                    ("spec", "model"): "acme/feature-dev-v2",
+                    ("spec", "endpoint"): "huggingface",
+                },
+            )
+        )
         world.git("rm", "-q", "state/rollouts/feature_dev-v2.yaml")
         merged = world.commit("Merge the promotion by hand")
         world.git("push", "-q", "origin", "main")
@@ -222,8 +232,10 @@ def test_another_work_tree_follows_too(world: World) -> None:
 def test_a_promotion_in_one_environment_never_moves_another(world: World) -> None:
     text = (world.repo / "environments/local/environment.yaml").read_text()
     world.write("environments/production/environment.yaml", text.replace("name: local", "name: production"))
-    world.write("environments/production/state/bindings/docs.yaml",
-                "apiVersion: turnout/v1\nkind: ModelBinding\nmetadata: {name: docs}\nspec: {version: v0.9.0}\n")
+    world.write(
+        "environments/production/state/bindings/docs.yaml",
+        "apiVersion: turnout/v1\nkind: ModelBinding\nmetadata: {name: docs}\nspec: {version: v0.9.0}\n",
+    )
     world.commit("Two environments")
     world.settle()
     world.rollout(samples=1)
@@ -270,7 +282,8 @@ def test_without_the_remote_only_the_way_back_goes_and_is_reported_late(world: W
         assert server_log(server).splitlines()[0] == 'Revert "Try v2.0.0 for feature_dev"'
         late = [event for event in controller.events() if event.reportedlate]
         assert [event.type for event in late if event.subject == "Rollout/feature_dev-v2"] == [
-            "turnout.action.started.v1", "turnout.action.succeeded.v1",
+            "turnout.action.started.v1",
+            "turnout.action.succeeded.v1",
         ]
         assert world.ask("docs")[1] == "v9.0.0"
         assert controller.verify_log() > 0

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from controller.diff import ABSENT, FieldDiff, diff, flat, patched, reversed_
 
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+)
 mappings = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
 
 

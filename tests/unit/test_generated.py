@@ -51,7 +51,9 @@ def _silent(schema: Any, where: str) -> Any:
         yield from _silent(inner, f"{where}#{name}")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "state").rglob("*.yaml")) + sorted((ROOT / "environments").rglob("*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "state").rglob("*.yaml")) + sorted((ROOT / "environments").rglob("*.yaml")), ids=str
+)
 def test_the_sample_is_valid_by_its_schema(path: Path) -> None:
     data = plain(parse(path.read_bytes()).data)
     jsonschema.validate(data, all_schemas()[f"{data['kind']}.json"])
@@ -75,6 +77,10 @@ def test_events_and_plans_are_valid_by_their_schemas(tmp_path: Path) -> None:
 
 def test_no_registry_address_is_committed() -> None:
     hosts = ("pypi" + ".org", "registry.npm" + "js.org", "files.python" + "hosted.org", "deb." + "debian.org")
-    found = subprocess.run(["git", "-C", str(ROOT), "grep", "-lE", "|".join(h.replace(".", r"\.") for h in hosts)], capture_output=True, text=True,
-                           check=False).stdout.split()
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), "grep", "-lE", "|".join(h.replace(".", r"\.") for h in hosts)],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
     assert found == []

@@ -16,7 +16,9 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 CHANGE = Change(Action.CREATE, "makes it", address=Address("ModelBinding/docs"), spec_digest="d")
 
 
-def codes(change: Change, rules: dict[str, Any] | None = None, budget: Budget | None = None, approvals: tuple[Approval, ...] = ()) -> list[str]:
+def codes(
+    change: Change, rules: dict[str, Any] | None = None, budget: Budget | None = None, approvals: tuple[Approval, ...] = ()
+) -> list[str]:
     return [wait.code for wait in check(change, rules or {}, budget or Budget(), approvals, NOW).waits]
 
 
@@ -57,8 +59,14 @@ def test_a_budget_is_arithmetic() -> None:
 
 @pytest.mark.parametrize(
     ("removals", "population", "empty", "allowed", "expected"),
-    [(0, 100, False, False, None), (3, 9, False, False, None), (3, 10, False, False, None), (4, 10, False, False, "removals"),
-     (1, 1, True, False, "empty"), (9, 10, False, True, None)],
+    [
+        (0, 100, False, False, None),
+        (3, 9, False, False, None),
+        (3, 10, False, False, None),
+        (4, 10, False, False, "removals"),
+        (1, 1, True, False, "empty"),
+        (9, 10, False, True, None),
+    ],
 )
 def test_the_brake(removals: int, population: int, empty: bool, allowed: bool, expected: str | None) -> None:
     wait = brake(removals, population, {}, empty=empty, allowed=allowed)

@@ -30,11 +30,27 @@ BINDING = binding("docs", "v1")["state/bindings/docs.yaml"]
 @pytest.mark.parametrize(
     ("path", "text", "told"),
     [
-        ("state/bindings/docs.yaml", BINDING.replace("endpoint:", "endpont:"), 'state/bindings/docs.yaml:6: spec.endpont: unknown field (did you mean "endpoint"?)'),
-        ("state/bindings/docs.yaml", BINDING.replace("endpoint: openrouter", "endpoint: openruter"), 'there is no endpoint|has no endpoint'),
+        (
+            "state/bindings/docs.yaml",
+            BINDING.replace("endpoint:", "endpont:"),
+            'state/bindings/docs.yaml:6: spec.endpont: unknown field (did you mean "endpoint"?)',
+        ),
+        (
+            "state/bindings/docs.yaml",
+            BINDING.replace("endpoint: openrouter", "endpoint: openruter"),
+            "there is no endpoint|has no endpoint",
+        ),
         ("state/bindings/docs.yaml", BINDING.replace("  version: v1\n", ""), "spec.version: is required"),
-        ("state/bindings/docs.yaml", BINDING.replace("name: docs", "name: other"), "metadata.name: is 'other', the file says 'docs'"),
-        ("state/bindings/docs.yaml", BINDING.replace("kind: ModelBinding", "kind: Rollout"), "kind: is 'Rollout', but bindings/ holds ModelBinding"),
+        (
+            "state/bindings/docs.yaml",
+            BINDING.replace("name: docs", "name: other"),
+            "metadata.name: is 'other', the file says 'docs'",
+        ),
+        (
+            "state/bindings/docs.yaml",
+            BINDING.replace("kind: ModelBinding", "kind: Rollout"),
+            "kind: is 'Rollout', but bindings/ holds ModelBinding",
+        ),
         ("state/bindings/docs.yaml", BINDING + "  version: v2\n", "version"),
         ("state/binding/docs.yaml", BINDING, "unknown kind 'binding' (did you mean \"bindings\"?)"),
         ("state/bindings/Docs.yaml", BINDING, "'Docs' is not a name"),
@@ -63,8 +79,11 @@ def test_versions_stay_what_the_user_wrote(sim: Simulation) -> None:
 
 def test_links_and_submodules_are_refused(sim: Simulation) -> None:
     work = sim.folder / "work"
-    os.system(f"git clone -q {sim.folder / 'repo.git'} {work} && cd {work} && mkdir -p state/bindings && ln -s /etc/passwd state/bindings/docs.yaml"
-              " && git add -A && git -c user.name=a -c user.email=a@b commit -qm link && git push -q origin main")
+    os.system(
+        f"git clone -q {sim.folder / 'repo.git'} {work} && cd {work} && mkdir -p state/bindings"
+        " && ln -s /etc/passwd state/bindings/docs.yaml"
+        " && git add -A && git -c user.name=a -c user.email=a@b commit -qm link && git push -q origin main"
+    )
     assert ["symbolic link" in line for line in problems(sim)] == [True]
 
 
@@ -110,7 +129,7 @@ def test_missing_settings_name_every_key(tmp_path: Path) -> None:
     fresh = Simulation(tmp_path / "fresh")
     flow = fresh.controller()
     flow.environment = "lokal"
-    with pytest.raises(SettingsError, match="did you mean \"local\""):
+    with pytest.raises(SettingsError, match='did you mean "local"'):
         reconcile.load(flow)
 
 

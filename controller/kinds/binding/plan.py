@@ -36,8 +36,17 @@ def plan(situation: Situation[BindingSpec, BindingState]) -> Change:
     reason = f"{_spoken(after)} answers (was {_difference(before, after)})"
     if known:
         reason = f"back to {_spoken(after)} (was {_difference(before, after)})"
-    return Change(Action.UPDATE, reason, before=before, after=after, waits=waits, healthy=True, urgent=known and not waits,
-                  conditions=bad, risk="high" if bad else "low")
+    return Change(
+        Action.UPDATE,
+        reason,
+        before=before,
+        after=after,
+        waits=waits,
+        healthy=True,
+        urgent=known and not waits,
+        conditions=bad,
+        risk="high" if bad else "low",
+    )
 
 
 def _judged_bad(known: tuple[str, ...], after: Mapping[str, Any]) -> tuple[Wait, ...]:
@@ -56,9 +65,12 @@ def _problems(address: Address, spec: BindingSpec, refs: Refs) -> Iterable[Wait]
     endpoints = refs.environment.get("endpoints", {})
     if spec.endpoint not in endpoints:
         hint = nearest(spec.endpoint, endpoints)
-        yield Wait("Invalid", f"endpoint {spec.endpoint}",
-                   f"spec.endpoint: environment {refs.environment.get('name')} has no endpoint {spec.endpoint!r}{hint}; "
-                   f"allowed: {listed(endpoints)}")
+        yield Wait(
+            "Invalid",
+            f"endpoint {spec.endpoint}",
+            f"spec.endpoint: environment {refs.environment.get('name')} has no endpoint {spec.endpoint!r}{hint}; "
+            f"allowed: {listed(endpoints)}",
+        )
     for name in spec.fallbacks:
         target = Address.of("ModelBinding", name)
         if target == address:

@@ -11,7 +11,7 @@ from controller.address import Address
 from controller.change import Action, Change, Wait
 from controller.document_edit import dump
 from controller.errors import listed, nearest
-from controller.kind import Observed, Reference, Refs, Situation, Unknown
+from controller.kind import Reference, Refs, Situation, Unknown
 from controller.kinds.gateway.spec import GatewaySpec, GatewayState
 from controller.resource import digest
 
@@ -83,8 +83,12 @@ def _problems(spec: GatewaySpec, refs: Refs) -> Iterable[Wait]:
     proxies = refs.environment.get("proxies", {})
     for name in spec.proxies:
         if name not in proxies:
-            yield Wait("Invalid", f"proxy {name}", f"spec.proxies: environment {refs.environment.get('name')} has no proxy "
-                       f"{name!r}{nearest(name, proxies)}; allowed: {listed(proxies)}")
+            yield Wait(
+                "Invalid",
+                f"proxy {name}",
+                f"spec.proxies: environment {refs.environment.get('name')} has no proxy "
+                f"{name!r}{nearest(name, proxies)}; allowed: {listed(proxies)}",
+            )
 
 
 def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, after: Mapping[str, Any], same_spec: bool) -> str:
@@ -92,7 +96,9 @@ def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, aft
     moved = sorted(agent for agent in {*before, *after["routes"]} if before.get(agent) != after["routes"].get(agent))
     if last == after and same_spec:
         found = known or {}
-        targets = [name for part in ("proxies", "files") for name in after[part] if found.get(part, {}).get(name) != after[part][name]]
+        targets = [
+            name for part in ("proxies", "files") for name in after[part] if found.get(part, {}).get(name) != after[part][name]
+        ]
         return f"drift: {listed(targets, 3)} is not as it was left; written again"
     if not moved:
         return "targets are brought up to date"
@@ -145,8 +151,10 @@ def _route(state: Mapping[str, Any], rollout: Mapping[str, Any] | None, prices: 
             route["variants"] = [_variant("stable", bound, 100.0, prices)]
             route["shadow"] = {"variant": _variant("candidate", rollout["candidate"], 0.0, prices), "percent": rollout["shadow"]}
         else:
-            route["variants"] = [_variant("stable", bound, 100.0 - weight, prices),
-                                 _variant("candidate", rollout["candidate"], weight, prices)]
+            route["variants"] = [
+                _variant("stable", bound, 100.0 - weight, prices),
+                _variant("candidate", rollout["candidate"], weight, prices),
+            ]
             guard = rollout.get("guard")
             if guard:
                 route["guard"] = {"error_rate": guard["errorRate"] / 100.0, "minimum": int(guard["minimum"])}

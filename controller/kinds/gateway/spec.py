@@ -19,8 +19,12 @@ class SignalReload(Spec):
 class HttpReload(Spec):
     """Calls an address."""
 
-    url: Text = Field(title="URL", description="Called after the file is in place.", pattern=r"^https?://[^\s/]+",
-                      examples=["http://127.0.0.1:8001/reload"])
+    url: Text = Field(
+        title="URL",
+        description="Called after the file is in place.",
+        pattern=r"^https?://[^\s/]+",
+        examples=["http://127.0.0.1:8001/reload"],
+    )
     method: Literal["POST", "PUT", "GET"] = Field("POST", title="Method", description="HTTP method.", examples=["POST"])
 
 
@@ -34,7 +38,9 @@ class Reload(Spec):
     """How the reader of a file is told. Exactly one."""
 
     signal: SignalReload | None = Field(None, title="Signal", description="By signal.", examples=[{"pidFile": "/run/orch.pid"}])
-    http: HttpReload | None = Field(None, title="HTTP", description="By a call.", examples=[{"url": "http://127.0.0.1:8001/reload"}])
+    http: HttpReload | None = Field(
+        None, title="HTTP", description="By a call.", examples=[{"url": "http://127.0.0.1:8001/reload"}]
+    )
     container: ContainerReload | None = Field(None, title="Container", description="By a restart.", examples=[{"name": "orch"}])
 
     @model_validator(mode="after")
@@ -47,12 +53,20 @@ class Reload(Spec):
 class FileTarget(Spec):
     """A file that another program reads: written atomically, with a backup of what was there."""
 
-    path: Text = Field(title="Path", description="Absolute, or relative to the environment's data folder.",
-                       examples=["/etc/orchestrator/config/agents/models.yaml"])
-    format: Literal["models.yaml", "json"] = Field("models.yaml", title="Format", examples=["models.yaml"],
-                                                   description="`agents: {name: {model, endpoint, version}}` as YAML or JSON.")
-    reload: Reload | None = Field(None, title="Reload", description="How the reader is told.",
-                                  examples=[{"http": {"url": "http://127.0.0.1:8001/reload"}}])
+    path: Text = Field(
+        title="Path",
+        description="Absolute, or relative to the environment's data folder.",
+        examples=["/etc/orchestrator/config/agents/models.yaml"],
+    )
+    format: Literal["models.yaml", "json"] = Field(
+        "models.yaml",
+        title="Format",
+        examples=["models.yaml"],
+        description="`agents: {name: {model, endpoint, version}}` as YAML or JSON.",
+    )
+    reload: Reload | None = Field(
+        None, title="Reload", description="How the reader is told.", examples=[{"http": {"url": "http://127.0.0.1:8001/reload"}}]
+    )
 
 
 class GatewaySpec(Spec):

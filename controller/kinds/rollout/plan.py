@@ -79,20 +79,44 @@ def _start(situation: Situated) -> Change:
     waits = tuple(_obstacles(situation, spec, stable))
     name = resource.address.name
     state: dict[str, Any] = {
-        "binding": spec.binding, "phase": "progressing", "step": 0, "steps": len(steps), "weight": 0.0, "shadow": 0.0,
-        "step_id": "", "salt": f"{name}-{resource.spec_digest[:8]}", "stable": stable or {},
-        "candidate": _target(spec.candidate.full()), "baseline": None, "settled": False,
-        "guard": spec.guard.full() if spec.guard else None, "verdict": "",
+        "binding": spec.binding,
+        "phase": "progressing",
+        "step": 0,
+        "steps": len(steps),
+        "weight": 0.0,
+        "shadow": 0.0,
+        "step_id": "",
+        "salt": f"{name}-{resource.spec_digest[:8]}",
+        "stable": stable or {},
+        "candidate": _target(spec.candidate.full()),
+        "baseline": None,
+        "settled": False,
+        "guard": spec.guard.full() if spec.guard else None,
+        "verdict": "",
     }
     bad = _judged_bad(situation, spec)
     risk = "high" if bad else "low"
     if not steps:
         after = {**state, "phase": "promoted", "weight": 100.0}
-        return Change(Action.RUN, f"all sessions to {spec.candidate.version} at once (was {_version(stable)})",
-                      after=after, waits=waits, conditions=bad, risk=risk, ends=following)
+        return Change(
+            Action.RUN,
+            f"all sessions to {spec.candidate.version} at once (was {_version(stable)})",
+            after=after,
+            waits=waits,
+            conditions=bad,
+            risk=risk,
+            ends=following,
+        )
     after = _at_step(state, name, 0, steps)
-    return Change(Action.RUN, f"{_share(steps[0], spec)} (was {_version(stable)})", after=after, waits=waits, conditions=bad,
-                  risk=risk, running=True)
+    return Change(
+        Action.RUN,
+        f"{_share(steps[0], spec)} (was {_version(stable)})",
+        after=after,
+        waits=waits,
+        conditions=bad,
+        risk=risk,
+        running=True,
+    )
 
 
 def _judged_bad(situation: Situated, spec: RolloutSpec) -> tuple[Wait, ...]:
@@ -112,8 +136,11 @@ def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str]
     endpoints = situation.refs.environment.get("endpoints", {})
     if spec.candidate.endpoint not in endpoints:
         hint = nearest(spec.candidate.endpoint, endpoints)
-        yield Wait("Invalid", f"endpoint {spec.candidate.endpoint}",
-                   f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}")
+        yield Wait(
+            "Invalid",
+            f"endpoint {spec.candidate.endpoint}",
+            f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}",
+        )
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------------------
@@ -130,8 +157,12 @@ def _go_on(situation: Situated, spec: RolloutSpec) -> Change:
         return _stay(situation, state, f"stays at {_percent(state)}: the gateway's figures are not known", 5.0)
     tripped = signals.get("tripped")
     if tripped:
-        return _abort(situation, state, f"the gateway's guard tripped at {tripped['errors']} errors of {tripped['requests']} requests",
-                      {"tripped": tripped})
+        return _abort(
+            situation,
+            state,
+            f"the gateway's guard tripped at {tripped['errors']} errors of {tripped['requests']} requests",
+            {"tripped": tripped},
+        )
     step = steps[min(state["step"], len(steps) - 1)]
     stable, candidate = _sides(state, signals)
     elapsed = signals.get("seconds")
@@ -155,7 +186,11 @@ def _go_on(situation: Situated, spec: RolloutSpec) -> Change:
 
 
 def _forward(
-    situation: Situated, spec: RolloutSpec, state: dict[str, Any], steps: list[Step], following: str,
+    situation: Situated,
+    spec: RolloutSpec,
+    state: dict[str, Any],
+    steps: list[Step],
+    following: str,
     found: tuple[str, Mapping[str, Any], Figures | None],
 ) -> Change:
     told, evidence, stable = found
@@ -163,12 +198,26 @@ def _forward(
     assert situation.desired is not None
     if index < len(steps):
         after = _at_step({**state, "baseline": _brief(stable)}, situation.desired.address.name, index, steps)
-        return Change(Action.STEP, f"{_share(steps[index], spec)}: {told}", before=state, after=after, running=True,
-                      part=f"step-{index}", evidence=evidence)
+        return Change(
+            Action.STEP,
+            f"{_share(steps[index], spec)}: {told}",
+            before=state,
+            after=after,
+            running=True,
+            part=f"step-{index}",
+            evidence=evidence,
+        )
     if following == "promoted":
         after = {**state, "phase": "promoted", "weight": 100.0, "shadow": 0.0, "step_id": "", "verdict": told}
-        return Change(Action.STEP, f"promoted {state['candidate']['version']}: {told}", before=state, after=after,
-                      ends="promoted", part="end", evidence=evidence)
+        return Change(
+            Action.STEP,
+            f"promoted {state['candidate']['version']}: {told}",
+            before=state,
+            after=after,
+            ends="promoted",
+            part="end",
+            evidence=evidence,
+        )
     return _end(situation, state, "completed", f"completed: {told}; all sessions on {_version(state['stable'])}", evidence)
 
 
@@ -179,22 +228,40 @@ def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: f
 
 def _abort(situation: Situated, state: Mapping[str, Any], told: str, evidence: Mapping[str, Any]) -> Change:
     reason = f"aborted, {told}; all sessions on {_version(state['stable'])}"
-    return _end(situation, state, "aborted", reason, evidence, bad={Address.of("ModelBinding", state["binding"]): digest(state["candidate"])})
+    return _end(
+        situation,
+        state,
+        "aborted",
+        reason,
+        evidence,
+        bad={Address.of("ModelBinding", state["binding"]): digest(state["candidate"])},
+    )
 
 
 def _end(
-    situation: Situated, state: Mapping[str, Any], phase: str, reason: str, evidence: Mapping[str, Any] | None = None,
+    situation: Situated,
+    state: Mapping[str, Any],
+    phase: str,
+    reason: str,
+    evidence: Mapping[str, Any] | None = None,
     bad: Mapping[Address, str] | None = None,
 ) -> Change:
     after = {**state, "phase": phase, "weight": 0.0, "shadow": 0.0, "step_id": "", "verdict": reason}
-    return Change(Action.STEP, reason, before=state, after=after, ends=phase, part="end", urgent=True,
-                  evidence=evidence or {}, bad=bad or {})
+    return Change(
+        Action.STEP, reason, before=state, after=after, ends=phase, part="end", urgent=True, evidence=evidence or {}, bad=bad or {}
+    )
 
 
 def _cancel(situation: Situated) -> Change:
     state = situation.past.after or {}
-    return Change(Action.DELETE, f"cancelled: its file is gone; all sessions on {_version(state.get('stable'))}",
-                  before=state, ends="cancelled", part="end", urgent=True)
+    return Change(
+        Action.DELETE,
+        f"cancelled: its file is gone; all sessions on {_version(state.get('stable'))}",
+        before=state,
+        ends="cancelled",
+        part="end",
+        urgent=True,
+    )
 
 
 # -- a run that has ended --------------------------------------------------------------------------------------------
@@ -221,13 +288,16 @@ def _ended(situation: Situated) -> Change:
     if bound == state["stable"]:
         fields = {key: state["candidate"][key] for key in TARGET if state["candidate"][key] != state["stable"][key]}
         return Change(
-            Action.NOOP, f"promoted, {state['verdict'] or 'at once'}; all sessions on {state['candidate']['version']}", before=state, after=state,
-            edits={binding: fields, address: None}, message=f"Promote {state['binding']} to {state['candidate']['version']}",
+            Action.NOOP,
+            f"promoted, {state['verdict'] or 'at once'}; all sessions on {state['candidate']['version']}",
+            before=state,
+            after=state,
+            edits={binding: fields, address: None},
+            message=f"Promote {state['binding']} to {state['candidate']['version']}",
         )
     if not state["settled"]:
         return _settle(state, f"its promotion has no effect any more: {state['binding']} uses {_version(bound)}")
-    return Change(Action.NOOP, "promoted", before=state, after=state, edits={address: None},
-                  message=f"Remove {address}: promoted")
+    return Change(Action.NOOP, "promoted", before=state, after=state, edits={address: None}, message=f"Remove {address}: promoted")
 
 
 def _settle(state: Mapping[str, Any], reason: str) -> Change:
@@ -252,7 +322,8 @@ def judge(analysis: Analysis, stable: Figures | None, candidate: Figures | None,
     compared = [
         (name, *_compare(name, unit, limit, stable, candidate))
         for name, unit, limit in (
-            ("errorRate", "%", analysis.error_rate), ("p95", "s", analysis.latency_p95),
+            ("errorRate", "%", analysis.error_rate),
+            ("p95", "s", analysis.latency_p95),
             ("costPerRequest", "USD", analysis.cost_per_request),
         )
         if limit is not None

@@ -76,7 +76,11 @@ def summed(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     errors = sum(cell["errors"] for cell in cells)
     costed = sum(cell["costed"] for cell in cells)
     return {
-        "requests": requests, "errors": errors, "errorRate": 100.0 * errors / requests if requests else 0.0,
-        "p95": percentile(latency, 0.95), "latency": latency, "costed": costed,
+        "requests": requests,
+        "errors": errors,
+        "errorRate": 100.0 * errors / requests if requests else 0.0,
+        "p95": percentile(latency, 0.95),
+        "latency": latency,
+        "costed": costed,
         "costPerRequest": sum(cell["cost_usd"] for cell in cells) / costed if costed else None,
     }

@@ -51,19 +51,30 @@ class Split(Spec):
     """A fixed split (A/B): both stay until the file is removed or the time is over; nothing is promoted."""
 
     weight: Percent = Field(50.0, title="Weight", description="Percent of sessions for the candidate.", examples=[50])
-    hold: Seconds | None = Field(None, title="For", description="It ends by itself after this; none = when removed.",
-                                 examples=["7d"])
+    hold: Seconds | None = Field(
+        None, title="For", description="It ends by itself after this; none = when removed.", examples=["7d"]
+    )
 
 
 class Strategy(Spec):
     """Exactly one of them. Short forms: `immediate`, `canary_20pct`."""
 
-    canary: list[CanaryStep] | None = Field(None, title="Canary", min_length=1, max_length=50,
-                                            description="Growing shares of the sessions.",
-                                            examples=[[{"weight": 20, "hold": "24h"}, {"weight": 50, "hold": "24h"}]])
+    canary: list[CanaryStep] | None = Field(
+        None,
+        title="Canary",
+        min_length=1,
+        max_length=50,
+        description="Growing shares of the sessions.",
+        examples=[[{"weight": 20, "hold": "24h"}, {"weight": 50, "hold": "24h"}]],
+    )
     immediate: Immediate | None = Field(None, title="Immediate", description="At once.", examples=[{}])
-    blue_green: BlueGreen | None = Field(None, alias="blueGreen", title="Blue-green", description="Beside, then all at once.",
-                                         examples=[{"preview": "1h", "hold": "1h"}])
+    blue_green: BlueGreen | None = Field(
+        None,
+        alias="blueGreen",
+        title="Blue-green",
+        description="Beside, then all at once.",
+        examples=[{"preview": "1h", "hold": "1h"}],
+    )
     shadow: Shadow | None = Field(None, title="Shadow", description="Copies only.", examples=[{"percent": "10%"}])
     split: Split | None = Field(None, title="Split", description="Fixed shares, no promotion.", examples=[{"weight": 50}])
 
@@ -100,32 +111,60 @@ class Strategy(Spec):
 class RateLimit(Spec):
     """For a rate in percent."""
 
-    worse_by: Worsening | None = Field(None, alias="worseBy", title="Worse by", examples=["1%"],
-                                       description="Percentage points above the stable version's.")
+    worse_by: Worsening | None = Field(
+        None, alias="worseBy", title="Worse by", examples=["1%"], description="Percentage points above the stable version's."
+    )
     at_most: Percent | None = Field(None, alias="atMost", title="At most", description="Absolute ceiling.", examples=["5%"])
 
 
 class RelativeLimit(Spec):
     """For a figure that is compared in proportion."""
 
-    worse_by: Worsening | None = Field(None, alias="worseBy", title="Worse by", examples=["20%"],
-                                       description="Percent above the stable version's.")
-    at_most: float | None = Field(None, alias="atMost", ge=0, title="At most", examples=[2.0],
-                                  description="Absolute ceiling: seconds for latency, USD for cost.")
+    worse_by: Worsening | None = Field(
+        None, alias="worseBy", title="Worse by", examples=["20%"], description="Percent above the stable version's."
+    )
+    at_most: float | None = Field(
+        None,
+        alias="atMost",
+        ge=0,
+        title="At most",
+        examples=[2.0],
+        description="Absolute ceiling: seconds for latency, USD for cost.",
+    )
 
 
 class Analysis(Spec):
     """What the candidate is judged by, from the gateways' own figures."""
 
     error_rate: RateLimit | None = Field(
-        RateLimit.model_validate({"worseBy": 1.0}), alias="errorRate", title="Error rate", examples=[{"worseBy": "1%"}],
-        description="Failed requests (time-outs, 429, 5xx, died mid-stream); null = not judged.")
-    latency_p95: RelativeLimit | None = Field(None, alias="latencyP95", title="p95 latency", examples=[{"worseBy": "20%"}],
-                                              description="95th percentile of the time to the last byte.")
-    cost_per_request: RelativeLimit | None = Field(None, alias="costPerRequest", title="Cost", examples=[{"worseBy": "10%"}],
-                                                   description="Mean USD of requests whose cost is known.")
-    minimum_samples: int = Field(100, alias="minimumSamples", ge=1, title="Minimum samples", examples=[200],
-                                 description="Requests that each side needs in a step; fewer are inconclusive, never a pass.")
+        RateLimit.model_validate({"worseBy": 1.0}),
+        alias="errorRate",
+        title="Error rate",
+        examples=[{"worseBy": "1%"}],
+        description="Failed requests (time-outs, 429, 5xx, died mid-stream); null = not judged.",
+    )
+    latency_p95: RelativeLimit | None = Field(
+        None,
+        alias="latencyP95",
+        title="p95 latency",
+        examples=[{"worseBy": "20%"}],
+        description="95th percentile of the time to the last byte.",
+    )
+    cost_per_request: RelativeLimit | None = Field(
+        None,
+        alias="costPerRequest",
+        title="Cost",
+        examples=[{"worseBy": "10%"}],
+        description="Mean USD of requests whose cost is known.",
+    )
+    minimum_samples: int = Field(
+        100,
+        alias="minimumSamples",
+        ge=1,
+        title="Minimum samples",
+        examples=[200],
+        description="Requests that each side needs in a step; fewer are inconclusive, never a pass.",
+    )
 
 
 class Guard(Spec):
@@ -139,14 +178,24 @@ class RolloutSpec(Spec):
     """A new name is a new run; an ended one is never started again."""
 
     binding: Name = Field(title="Binding", description="Name of the ModelBinding that moves.", examples=["feature_dev"])
-    candidate: Target = Field(title="Candidate", description="Where it moves to.",
-                              examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}])
+    candidate: Target = Field(
+        title="Candidate",
+        description="Where it moves to.",
+        examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}],
+    )
     strategy: Strategy = Field(title="Strategy", description="How it moves.", examples=[{"canary": [{"weight": 20}]}])
     analysis: Analysis = Field(
-        Analysis(), title="Analysis", description="How it is judged.",
-        examples=[{"errorRate": {"worseBy": "1%"}, "minimumSamples": 200}])
-    guard: Guard | None = Field(Guard(), title="Guard", description="Hard ceiling in the proxy; null = none.",
-                                examples=[{"errorRate": "50%", "minimum": 20}])
+        Analysis(),
+        title="Analysis",
+        description="How it is judged.",
+        examples=[{"errorRate": {"worseBy": "1%"}, "minimumSamples": 200}],
+    )
+    guard: Guard | None = Field(
+        Guard(),
+        title="Guard",
+        description="Hard ceiling in the proxy; null = none.",
+        examples=[{"errorRate": "50%", "minimum": 20}],
+    )
     paused: bool = Field(False, title="Paused", description="Stay where it is; may be edited while it runs.", examples=[False])
 
 
