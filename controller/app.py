@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,7 +84,7 @@ class Controller:
 
     def _wire(self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]) -> Flow:
         cache = Cache(self.data / "cache.sqlite")
-        machine = f"{socket.gethostname()}-{hashlib.blake2b(str(self.data).encode(), digest_size=4).hexdigest()}"
+        machine = machine_name(self.data)
         who = Identification(self.environment, machine, str(os.getpid()), actor or f"turnout {self.environment}")
         log = GitLog(self.repository, self.environment, self.data, Identity("Turnout", "turnout@localhost"), time.time)
         self._continue(log, cache)
@@ -343,14 +344,15 @@ class Controller:
         """
         from controller.watch import RefWatch
 
-        with RefWatch(self.repository.common_dir, self.stopping) as refs:
+        with RefWatch(self.repository.common_dir) as refs:
             while not self.stopping.is_set():
                 seen, wait = self._pass(told, tell)
                 due = time.monotonic() + wait if wait is not None else None
                 while not self.stopping.is_set() and self._heads() == seen:
                     left = None if due is None else due - time.monotonic()
-                    if (left is not None and left <= 0) or not refs.wait(left):
+                    if left is not None and left <= 0:
                         break
+                    refs.wait(left)
 
     def _heads(self) -> tuple[str | None, str | None]:
         """What the loop waits for: the branches of state and log."""
@@ -375,19 +377,24 @@ class Controller:
 
             told(f"unexpected {type(error).__name__}: {error}\n{traceback.format_exc()}")
             return seen, 5.0
-        waits = [(result.again - self.flow.now()).total_seconds()] if result.again else []
         log = self.flow.log
         assert isinstance(log, GitLog)
-        if log.remote:
-            waits.append(self._poll_seconds())
-            return seen, max(0.05, min(waits))
-        return (result.commit, log.tip or None), max(0.05, min(waits)) if waits else None
-
-    def _poll_seconds(self) -> float:
-        return reconcile.load(self.flow).settings.spec.poll
+        waits = [result.resync if not log.remote else min(result.resync, result.poll)]
+        if result.again:
+            waits.append((result.again - self.flow.now()).total_seconds())
+        return (seen if log.remote else (result.commit, log.tip or None)), max(0.05, min(waits))
 
     def close(self) -> None:
         self.flow.cache.close()
+
+
+def machine_name(data: Path) -> str:
+    """This boot of this machine and this data folder: who has the same name excludes each other by the lock in that folder."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = str(uuid.getnode())
+    return f"{socket.gethostname()}-{hashlib.blake2b(f'{boot} {data}'.encode(), digest_size=4).hexdigest()}"
 
 
 def _now() -> datetime:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from controller.app import Controller, data_folder
 from controller.clients.git import Repository
+from controller.clients.secrets import resolve
 from controller.errors import TurnoutError
 from controller.settings import Settings
 
@@ -93,7 +94,7 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     for name, proxy in sorted(settings.spec.proxies.items()):
         url = urlsplit(proxy.url)
         if url.hostname in _LOOPBACK:
-            token = ("--token-file", str(_token_file(proxy.token, data))) if proxy.token else ()
+            token = ("--token-file", str(_token_file(name, proxy.token, data))) if proxy.token else ()
             out.append(
                 Process(
                     f"proxy-{name}",
@@ -117,21 +118,26 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     return out
 
 
-def _token_file(reference: str | None, data: Path) -> Path:
-    return data / (reference or "").removeprefix("file:")
+def _token_file(name: str, reference: str, data: Path) -> Path:
+    """The proxy reads its token from a file; that of an `env:` reference is written beside its data."""
+    return data / (reference.removeprefix("file:") if reference.startswith("file:") else f"proxy-{name}.token")
 
 
 def _make_token(settings: Settings, data: Path) -> None:
-    """Admin tokens of local proxies are made once, readable by this user only."""
-    for proxy in settings.spec.proxies.values():
-        if proxy.token and proxy.token.startswith("file:"):
-            path = _token_file(proxy.token, data)
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                    with os.fdopen(handle, "w") as file:
-                        file.write(secrets.token_urlsafe(32) + "\n")
+    """Admin tokens of local proxies: made once, or copied from the process environment; readable by this user only."""
+    for name, proxy in settings.spec.proxies.items():
+        if not proxy.token:
+            continue
+        path = _token_file(name, proxy.token, data)
+        given = proxy.token.startswith("env:")
+        if given:
+            path.unlink(missing_ok=True)
+        text = resolve(proxy.token, data) if given else secrets.token_urlsafe(32)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(text + "\n")
 
 
 def _port(url: str) -> int:

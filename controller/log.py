@@ -52,6 +52,10 @@ class EventLog(Protocol):
         """What waits for the next append."""
         ...
 
+    def follow(self, remote: Remote | None) -> None:
+        """From now on the log is that of this remote; None = of this repository."""
+        ...
+
 
 class MemoryLog:
     """For tests and the simulation; several controllers may share one."""
@@ -81,6 +85,9 @@ class MemoryLog:
 
     def deferred(self) -> list[Event]:
         return list(self.outbox)
+
+    def follow(self, remote: Remote | None) -> None:
+        assert remote is None, "a log in memory has no remote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,16 +263,21 @@ class GitLog:
         return files, [line.decode() for line in lines]
 
     def defer(self, events: Sequence[Event]) -> None:
+        position = self._segment.last if self._segment else 0
+        number = len(self._kept())
         for event in events:
-            late = msgspec.structs.replace(event, reportedlate=True, sequence=0)
-            position = self._segment.last if self._segment else 0
-            _durable(self.outbox / f"{event.id}.json", json.dumps({"after": position, "line": encode(late).decode()}).encode())
+            late = encode(msgspec.structs.replace(event, reportedlate=True, sequence=0)).decode()
+            number += 1
+            _durable(self.outbox / f"{position:012d}-{number:06d}.json", json.dumps({"after": position, "line": late}).encode())
+
+    def follow(self, remote: Remote | None) -> None:
+        self.remote = remote
 
     def deferred(self) -> list[Event]:
         return [decode(item["line"].encode()) for item in self._kept()]
 
     def _kept(self) -> list[dict[str, Any]]:
-        """Files of the outbox, oldest first: their names are UUIDs of version 7."""
+        """Files of the outbox, oldest first."""
         return [json.loads(path.read_text()) for path in sorted(self.outbox.glob("*.json"))] if self.outbox.exists() else []
 
     def _late(self) -> list[Event]:

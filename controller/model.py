@@ -90,6 +90,15 @@ SecretReference = Annotated[
     ),
 ]
 
+LocalSecret = Annotated[
+    str,
+    BeforeValidator(_text),
+    Field(
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$",
+        description="Where the secret is: env:NAME or file:PATH. Never the value.",
+    ),
+]
+
 
 def spoken(duration: float) -> str:
     """Seconds for people: `24h`, `1h30m`, `45s`, `0.5s`."""

@@ -133,7 +133,8 @@ class _Walk:
         removed = sorted(a for a in world.inventory if a not in world.entries and a.kind in world.kinds)
         addresses = {*(a for a in world.entries if a.kind in world.kinds), *removed}
         self.namers = self._namers(removed)
-        self.brake = world.brake(len(removed), len(addresses), not world.entries) if world.brake else None
+        lost = [address for address in removed if not self._past(address).ended]
+        self.brake = world.brake(len(lost), len(addresses), not world.entries) if world.brake else None
         self.members = {kind: sorted(a for a in addresses if a.kind == kind) for kind in world.kinds}
         needs = self._needs(addresses, removed)
         ordered, cycles = order(addresses, needs)

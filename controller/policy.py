@@ -56,9 +56,6 @@ def _approval_reasons(change: Change, rules: Mapping[str, Any]) -> Iterable[str]
         yield f"it may cost {change.cost.ceiling:.2f} USD, more than {above:.2f}"
     if change.irreversible:
         yield f"it cannot be undone: {change.irreversible}"
-    for rule in rules.get("approve", ()):
-        if _matches(change, rule):
-            yield str(rule.get("reason", "policy"))
 
 
 def _matches(change: Change, rule: Mapping[str, Any]) -> bool:
@@ -81,5 +78,5 @@ def brake(removals: int, population: int, rules: Mapping[str, Any], *, empty: bo
     if empty:
         return Wait("Brake", "empty", f"the desired state is empty and {removals} resources exist; {how}")
     if population >= least and removals * 100 > fraction * population:
-        return Wait("Brake", "removals", f"{removals} of {population} resources would be removed or replaced; {how}")
+        return Wait("Brake", "removals", f"{removals} of {population} resources would be removed; {how}")
     return None

@@ -101,6 +101,8 @@ class PassResult:
     events: tuple[Event, ...] = ()
     offline: str = ""
     waits: Mapping[Address, Wait] = field(default_factory=dict)  # of write-backs
+    poll: float = 30.0  # seconds between questions to the remote
+    resync: float = 60.0  # seconds after which reality is looked at although nothing moved
 
 
 def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
@@ -110,12 +112,12 @@ def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
     """
     result: PassResult | None = None
     events: list[Event] = []
-    offline = ""
+    offline = lost = ""
     for _ in range(most):
         try:
             result = once(flow, offline=offline)
-        except LostRace:
-            flow.rows = None
+        except LostRace as error:
+            flow.rows, lost = None, error.message
             continue
         except RemoteDown as error:
             if offline:
@@ -128,7 +130,7 @@ def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
         if not result.changed or flow.stop():
             break
     if result is None:
-        raise LostRace("somebody else keeps writing; nothing was done", "try again in a moment")
+        raise LostRace(f"nothing was done: {lost}", "it is tried again")
     return replace(result, events=tuple(events))
 
 
@@ -157,6 +159,7 @@ def once(flow: Flow, *, offline: str = "") -> PassResult:
 def load(flow: Flow, *, offline: str = "") -> Loaded:
     """The newest commit and the newest log, folded; without the remote what is here."""
     branch = branch_of(flow)
+    flow.log.follow(branch.remote)
     if branch.remote and not offline:
         offline = fetch(flow, branch)
     flow.log.refresh(remote=not offline)
@@ -281,7 +284,7 @@ def world_of(flow: Flow, loaded: Loaded) -> planning.World:
     facts = flow.folds.state(LEASE.name, KEY)
     message = flow.repository.info(loaded.commit).message
     rules = loaded.settings.as_refs["rules"]
-    allowed = "\nTurnout-Allow: prune" in message
+    allowed = "Turnout-Allow: prune" in message.splitlines()
     return planning.World(
         environment=flow.environment,
         commit=loaded.commit,
@@ -479,7 +482,8 @@ def record(
     events: list[Event] = []
     for change in planned.plan.changes:
         found = [*change.waits, *change.conditions, *filter(None, (waits.get(change.address), applied.waits.get(change.address)))]
-        before = past_of(flow, change.address).conditions
+        past = past_of(flow, change.address)
+        before = {**past.conditions, **({"Failed": past.failed} if past.failed and change.is_noop else {})}
         events += _condition_events(writer, change.address, before, found)
     events += _file_conditions(flow, writer, loaded.problems)
     if events:
@@ -553,4 +557,6 @@ def finish(
         tuple(writer.appended),
         loaded.offline,
         waits,
+        loaded.settings.spec.poll,
+        loaded.settings.spec.resync,
     )

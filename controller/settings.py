@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from controller.document import Document, DocumentError, parse
 from controller.errors import Problem, SettingsError, listed, nearest
-from controller.model import Name, Percent, Seconds, SecretReference, Spec, Text
+from controller.model import LocalSecret, Name, Percent, Seconds, Spec, Text
 from controller.resource import digest
 
 
@@ -29,14 +29,14 @@ class Endpoint(Spec):
         examples=["https://openrouter.ai/api/v1"],
         pattern=r"^https?://[^\s/@]+(/|$)",
     )
-    api_key: SecretReference | None = Field(
+    api_key: LocalSecret | None = Field(
         None,
         alias="apiKey",
         title="Key",
         examples=["env:OPENROUTER_API_KEY"],
         description="Reference to the key; resolved by the proxy, never stored.",
     )
-    timeout: Seconds = Field(300.0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
+    timeout: Seconds = Field(300.0, gt=0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
     simulated: bool = Field(
         False, title="Simulated", examples=[True], description="`turnout up` starts a simulated endpoint on this URL's port."
     )
@@ -56,7 +56,7 @@ class ProxyAddress(Spec):
     url: Text = Field(
         title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
     )
-    token: SecretReference | None = Field(
+    token: LocalSecret | None = Field(
         None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
     )
 
@@ -89,15 +89,6 @@ class Rules(Spec):
     """Policy of the environment."""
 
     deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
-    approve: tuple[Rule, ...] = Field((), title="Approve", description="Changes that need a person.", examples=[[]], strict=False)
-    approval_above_usd: float = Field(
-        10.0,
-        ge=0,
-        alias="approvalAboveUsd",
-        title="Approval above",
-        description="USD ceiling from which a person must agree.",
-        examples=[10.0],
-    )
     brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
 
 
@@ -112,6 +103,9 @@ class EnvironmentSpec(Spec):
     )
     remote: Text | None = Field(
         None, title="Remote", description="git remote that holds the truth; none = this repository.", examples=["origin"]
+    )
+    resync: Seconds = Field(
+        60.0, gt=0, title="Resync", description="How often reality is looked at although nothing moved.", examples=["60s"]
     )
     poll: Seconds = Field(30.0, title="Poll", description="How often the remote is asked.", examples=["30s"])
     write_back: Literal["direct", "hold"] = Field(

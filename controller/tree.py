@@ -195,7 +195,8 @@ def readers_of_state(source: Source, settings: Settings) -> tuple[str, ...]:
         except SettingsError:
             out.append(name)
             continue
-        if (other.branch, other.state) == (settings.spec.branch, settings.spec.state):
+        same_branch = None in (other.branch, settings.spec.branch) or other.branch == settings.spec.branch
+        if same_branch and other.state == settings.spec.state:
             out.append(name)
     return tuple(out)
 
@@ -271,6 +272,7 @@ class _Reader:
         self.shared_with = shared_with
         self.loaded: dict[tuple[Address, str], Effective] = {}
         self.parsed: dict[str, Document] = {}
+        self.known: list[str] | None = None
 
     def loader(self, address: Address, place: _Place) -> Callable[[Past], Effective]:
         def load(past: Past) -> Effective:
@@ -294,7 +296,13 @@ class _Reader:
             wanted = data["metadata"]["environment"]
         except (DocumentError, KeyError, TypeError):
             return False
-        return bool(wanted != self.settings.environment)
+        return wanted != self.settings.environment and wanted in self.environments()
+
+    def environments(self) -> list[str]:
+        """Names that `metadata.environment` may say."""
+        if self.known is None:
+            self.known = environments_of(self.source)
+        return self.known
 
     def load(self, address: Address, place: _Place, past: Past) -> Effective:
         kind = self.kinds[address.kind]
@@ -342,6 +350,18 @@ class _Reader:
         if envelope.metadata.name != address.name:
             line = line_of(first, ("metadata", "name"))
             problems.append(Problem(path, f"is {envelope.metadata.name!r}, the file says {address.name!r}", line, "metadata.name"))
+        wanted = envelope.metadata.environment
+        if "environment" in merged["metadata"] and wanted != self.settings.environment:
+            known = self.environments()
+            hint = f"{nearest(str(wanted), known)}; allowed: {listed(known)}"
+            problems.append(
+                Problem(
+                    path,
+                    f"there is no environment {wanted!r}{hint}",
+                    line_of(first, ("metadata", "environment")),
+                    "metadata.environment",
+                )
+            )
         if kind.once and self.shared_with and len(documents) == 1 and not envelope.metadata.environment:
             shared = documents[0][0].path.startswith(f"{self.settings.spec.state}/")
             others = ", ".join(self.shared_with)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+LOOK_SECONDS = 1.0
+
 
 class RefWatch:
-    """Watches the refs of a repository in a thread. `wait` returns True when something moved."""
+    """Watches the refs of a repository in a thread."""
 
-    def __init__(self, common_dir: Path, stopping: threading.Event) -> None:
-        self.common_dir, self.stopping = common_dir, stopping
+    def __init__(self, common_dir: Path) -> None:
+        self.common_dir = common_dir
         self._moved = threading.Event()
         self._end = threading.Event()
-        self._deadline: float | None = None
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="turnout-refs")
@@ -38,14 +38,11 @@ class RefWatch:
             if any(not path.endswith(".lock") for _, path in changes):
                 self._moved.set()
 
-    def wait(self, seconds: float | None) -> bool:
-        """Until a ref moves, `seconds` are over (False), or the process is stopping."""
-        end = time.monotonic() + seconds if seconds is not None else None
-        while not self.stopping.is_set():
-            left = 1.0 if end is None else min(1.0, end - time.monotonic())
-            if left <= 0:
-                return False
-            if self._moved.wait(left):
-                self._moved.clear()
-                return True
-        return False
+    def wait(self, seconds: float | None) -> None:
+        """Until a ref moves or `seconds` are over, and never longer than LOOK_SECONDS.
+
+        The caller compares the refs each time: an event that came before the watch was set up, or that the system dropped, is
+        noticed then. That costs microseconds.
+        """
+        self._moved.wait(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
+        self._moved.clear()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from controller.change import Plan, Wait
 
 ADVICE = {
-    "Approval": "have somebody else approve it; an approval names the digest and the ceiling that the plan shows",
+    "Approval": "no kind of this release needs one; approvals come with the kinds that cost money",
     "Blind": "nothing: it goes on when the figures are known again",
     "Brake": "if the removals are meant, add the line `Turnout-Allow: prune` to the message of the newest commit",
     "Budget": "raise the budget in the environment, or wait for the next month",
@@ -27,7 +27,7 @@ ADVICE = {
     "Quarantined": "correct the file and commit; until then its last good form counts",
     "Reference": "commit what it names, or correct the name",
     "Retry": "nothing: it is tried again by itself",
-    "Unknown": "look for what the reason names; then `turnout retry NAME`",
+    "Unknown": "look for what the reason names; it goes on when it can be found",
 }
 BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "JudgedBad", "Retry"})
 """Waits that end without a person."""

@@ -30,6 +30,8 @@ class Gateways:
         status, body = self._call(name, "GET", "/-/routes", headers=headers)
         if status == 304:
             return None
+        if status in (401, 403):
+            raise Temporary(f"proxy {name} refuses the admin token ({status})")
         if status in (404, 503) and not unless:
             return None
         if status in (404, 503):

@@ -236,7 +236,11 @@ class Repository:
                     continue
                 if isinstance(error, LostRace):
                     raise
-                if "old reference" in text or "first parent" in text or "lock" in text:
+                if "lock" in text:
+                    raise LostRace(
+                        f"{ref}.lock is there: somebody writes, or was killed (then it counts as left over after 10 s)"
+                    ) from error
+                if "old reference" in text or "first parent" in text:
                     raise LostRace(f"{ref} was written by somebody else: {text}") from error
                 raise
         raise AssertionError("unreachable")

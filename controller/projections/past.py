@@ -105,6 +105,8 @@ def _raised(state: dict[str, Any], event: Event) -> None:
 
 
 def _cleared(state: dict[str, Any], event: Event) -> None:
+    if event.data["code"] == "Failed":
+        _retry(state, event)
     _clear(state, (event.data["code"],))
 
 

@@ -32,13 +32,19 @@ def page(name: str) -> str:
     return (DOCS / "kinds" / f"{name}.md").read_text()
 
 
+ENVIRONMENTS = {f"environments/{name}/environment.yaml": b"" for name in ("example", "local", "production")}
+
+
 def told(text: str) -> str:
     """What `turnout validate` says about a file; nothing = it is fine. The file lies where its own text says."""
     data = plain(parse(text.encode()).data)
     kind = KINDS[data["kind"].lower()]
     path = f"state/{kind.plural}/{data['metadata']['name']}.yaml"
-    settings = Settings("example", EnvironmentSpec(), Path())
-    found = tree.read(tree.FilesSource({path: text.encode()}), settings, {kind.name: kind}, lambda address: None, "")
+    name = data["metadata"].get("environment", "example")
+    settings = Settings(name if f"environments/{name}/environment.yaml" in ENVIRONMENTS else "example", EnvironmentSpec(), Path())
+    found = tree.read(
+        tree.FilesSource({path: text.encode(), **ENVIRONMENTS}), settings, {kind.name: kind}, lambda address: None, ""
+    )
     problems = [problem for entry in found.entries.values() for problem in entry.load(Past()).problems]
     return "".join(f"{problem}\n" for problem in [*found.problems, *problems])
 

@@ -99,7 +99,8 @@ def test_an_overlay_patches_what_it_names(sim: Simulation) -> None:
 
 def test_a_file_for_another_environment_is_not_there(sim: Simulation) -> None:
     text = BINDING.replace("{name: docs}", "{name: docs, environment: production}")
-    sim.commit({"state/bindings/docs.yaml": text}, "Elsewhere")
+    other = ENVIRONMENT.replace("name: local", "name: production")
+    sim.commit({"state/bindings/docs.yaml": text, "environments/production/environment.yaml": other}, "Elsewhere")
     assert problems(sim) == []
     assert sim.gateway.versions("docs") == {}
 
@@ -181,4 +182,51 @@ def test_a_quarantined_run_goes_on_and_may_abort(sim: Simulation) -> None:
     assert set(sim.gateway.versions("docs")) == {"v1", "v2"}
     sim.gateway.traffic("docs", 400, {"v2": 0.3})
     sim.settle(flow, horizon=5)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}
+
+
+@pytest.mark.parametrize("value", ["null", "lokal", "productoin"])
+def test_a_misspelt_environment_removes_nothing(sim: Simulation, value: str) -> None:
+    sim.commit(binding("docs", "v1"), "Bind")
+    flow = sim.survive()
+    sim.commit({"state/bindings/docs.yaml": BINDING.replace("{name: docs}", f"{{name: docs, environment: {value}}}")}, "A typo")
+    sim.settle(flow)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}
+    assert any("metadata.environment: there is no environment" in line for line in problems(sim))
+
+
+def test_a_freeze_does_not_block_the_way_back(sim: Simulation) -> None:
+    frozen = ENVIRONMENT + "  rules: {deny: [{match: '*', reason: frozen}]}\n"
+    sim.commit(binding("docs", "v1"), "Bind")
+    flow = sim.survive()
+    sim.commit(rollout("docs-v2", "docs", "v2"), "Try")
+    sim.settle(flow)
+    sim.commit({"environments/local/environment.yaml": frozen, **binding("cicd", "v1")}, "Freeze")
+    sim.settle(flow)
+    assert set(sim.gateway.versions("docs")) == {"v1", "v2"}
+    assert sim.gateway.versions("cicd") == {}
+    sim.commit({"state/rollouts/docs-v2.yaml": None}, "Stop the canary")
+    sim.settle(flow)
+    assert sim.gateway.versions("docs") == {"v1": 100.0}
+    assert sim.gateway.versions("cicd") == {}
+
+
+def test_a_failure_ends_when_the_change_is_taken_back(sim: Simulation) -> None:
+    from controller.errors import Permanent
+
+    sim.commit(binding("docs", "v1"), "Bind")
+    flow = sim.survive()
+    real = sim.gateway.put
+
+    def refuse(name: str, table: object) -> None:
+        raise Permanent("proxy main refuses the routes")
+
+    sim.gateway.put = refuse  # type: ignore[method-assign,assignment]
+    changed = sim.commit(binding("docs", "v2"), "v2")
+    sim.settle(flow)
+    assert flow.folds.state("past", "Gateway/main")["failed"]
+    sim.gateway.put = real  # type: ignore[method-assign]
+    sim.revert(changed)
+    sim.settle(flow)
+    assert "failed" not in flow.folds.state("past", "Gateway/main")
     assert sim.gateway.versions("docs") == {"v1": 100.0}

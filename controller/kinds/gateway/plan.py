@@ -49,7 +49,8 @@ def plan(situation: Situation[GatewaySpec, GatewayState]) -> Change:
     reason = _reason(known, past.after, after, past.spec_digest == situation.desired.spec_digest)
     payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {})}
     action = Action.CREATE if not past.exists else Action.UPDATE
-    return Change(action, reason, before=known, after=after, payload=payload, conditions=conditions, again=again)
+    urgent = known is not None and _is_way_back(known, after, situation.refs)
+    return Change(action, reason, before=known, after=after, payload=payload, conditions=conditions, again=again, urgent=urgent)
 
 
 def _known(situation: Situation[GatewaySpec, GatewayState]) -> tuple[Mapping[str, Any] | None, Mapping[str, str]]:
@@ -91,9 +92,27 @@ def _problems(spec: GatewaySpec, refs: Refs) -> Iterable[Wait]:
             )
 
 
-def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, after: Mapping[str, Any], same_spec: bool) -> str:
+def _moved(known: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
     before = (known or {}).get("routes", {})
-    moved = sorted(agent for agent in {*before, *after["routes"]} if before.get(agent) != after["routes"].get(agent))
+    return sorted(agent for agent in {*before, *after["routes"]} if before.get(agent) != after["routes"].get(agent))
+
+
+def _is_way_back(known: Mapping[str, Any], after: Mapping[str, Any], refs: Refs) -> bool:
+    """Whether every route that moves goes, with all its sessions, to what its binding had before this pass."""
+    moved = _moved(known, after)
+    bindings = refs.all("ModelBinding")
+    for agent in moved:
+        address = Address.of("ModelBinding", agent)
+        state = bindings.get(address)
+        if state is None or digest(state) not in refs.past(address).been_healthy:
+            return False
+        if not after["routes"].get(agent, "").startswith(f"{state['model']} {state['version']} at {state['endpoint']}"):
+            return False
+    return bool(moved)
+
+
+def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, after: Mapping[str, Any], same_spec: bool) -> str:
+    moved = _moved(known, after)
     if last == after and same_spec:
         found = known or {}
         targets = [
