@@ -295,7 +295,7 @@ class GitLog:
             for line in self.repository.read(self._blob(segment, at)).splitlines():
                 event = decode(line)
                 if event.sequence > after:
-                    yield event
+                    yield self._whole(event, at) if b'"blob":' in line else event
 
     def segments(self, after: int = 0) -> list[tuple[Segment, str]]:
         """Segments that hold events after a position, in order, each with the commit to read it from."""
@@ -320,11 +320,14 @@ class GitLog:
         """The commit that holds an event."""
         return next((segment.commit for segment, _ in self.segments(sequence - 1)[:1]), "")
 
-    def blob(self, reference: Mapping[str, Any]) -> Any:
-        """The value behind `{"blob": digest}`."""
-        assert self._tip
-        found = self.repository.blob_at(self._tip, f"blobs/{reference['blob'][:2]}/{reference['blob']}.json")
-        return json.loads(self.repository.read(found)) if found else None
+    def _whole(self, event: Event, commit: str) -> Event:
+        """With the values that were too large for the line, from the blobs of its commit."""
+        data = dict(event.data)
+        for key, value in event.data.items():
+            if isinstance(value, dict) and set(value) == {"blob", "bytes"}:
+                found = self.repository.blob_at(commit, f"blobs/{value['blob'][:2]}/{value['blob']}.json")
+                data[key] = json.loads(self.repository.read(found)) if found else value
+        return msgspec.structs.replace(event, data=data)
 
     def verify(self) -> int:
         """Walks the whole chain trusting no cache; returns the number of events. Raises LogDamaged."""
