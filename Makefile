@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: up down test lint bench schemas clean
+.PHONY: up down test lint bench lock schemas clean
 
 up: $(STAMP)                ## start the local environment: gateway, controller, simulated endpoints
 	@$(VENV)/bin/turnout up
@@ -24,6 +24,10 @@ lint: $(STAMP)
 bench: $(STAMP)             ## the figures that docs/benchmarks.md explains
 	$(VENV)/bin/python -m benchmarks
 
+lock:                       ## pins what is installed, with hashes and without addresses (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
 schemas: $(STAMP)
 	$(VENV)/bin/turnout schemas --write schemas
 	$(VENV)/bin/python -m controller.reference docs/events.md
@@ -32,9 +36,10 @@ clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Byte code is compiled once here: some images set PYTHONDONTWRITEBYTECODE, and then every start would compile again.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Turnout into $(VENV) (once, about half a minute) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m compileall -q $(VENV)/lib controller || true
 	@touch $@
