@@ -56,7 +56,7 @@ class Executor:
         if self.writer.may_act():
             closing = [event for change in plan.changes for event in self._close(change, applied)]
         else:
-            left = _urgent_only(left)
+            left = [change for change in left if change.urgent]
         left = [change for change in left if change.address not in applied.waits]
         pending = [*opening, *closing]
         while (left or closing) and not self.stop():
@@ -159,6 +159,7 @@ class Executor:
         optional = {
             "cost": {"usd": change.cost.usd, "ceiling": change.cost.ceiling} if change.cost.ceiling else None,
             "irreversible": change.irreversible,
+            "careful": _careful(change),
             "evidence": dict(change.evidence),
             "bad": dict(change.bad),
         }
@@ -192,14 +193,13 @@ class Executor:
             "generation": change.generation,
             "error": str(error) or type(error).__name__,
             "temporary": temporary,
+            "failed_digest": failure_digest(change),
             "attempts": attempts,
         }
         if temporary:
             delay = BACKOFF_SECONDS[min(attempts, len(BACKOFF_SECONDS)) - 1]
             jitter = 0.5 + self.writer.random(1)[0] / 255
             data["retry_at"] = format_time(self.writer.now() + timedelta(seconds=delay * jitter))
-        else:
-            data["failed_digest"] = failure_digest(change)
         return self.writer.event("action.failed", change.address, data)
 
     # -- recovery of intents that an earlier process left open ---------------------------------------------------
@@ -211,8 +211,8 @@ class Executor:
             return []  # what came of it cannot be seen now
         for intent in self.past(change.address).intents:
             same = intent.key == change.intent and not change.is_noop
-            if same and not _careful(change):
-                continue  # idempotent: called again under its key
+            if same and (intent.failed or not (intent.careful or _careful(change))):
+                continue  # idempotent, or provably without effect: called again under its key
             found = self._find(change.address, intent)
             if isinstance(found, Outcome):
                 applied.waits[change.address] = Wait("Retry", intent.key, "what was started before is adopted first")
@@ -220,7 +220,7 @@ class Executor:
             elif isinstance(found, Unknown):
                 wait = Wait("Unknown", intent.key, f"whether {intent.action} took effect is unknown: {found.reason}")
                 applied.waits[change.address] = wait
-            elif not same and change.is_noop and intent.spec_digest == change.spec_digest and not intent.irreversible:
+            elif not same and change.is_noop and intent.spec_digest == change.spec_digest and not intent.careful:
                 events.append(self._adopted(change, intent, Outcome(change.after)))
             elif not same:
                 # The generation moves on with this event, so the new intent gets its key in the next pass.
@@ -243,10 +243,10 @@ class Executor:
         if isinstance(provider, Findable):
             found = provider.find(intent)
             young = (self.writer.now() - intent.at).total_seconds() < GRACE_SECONDS
-            if found is None and young and intent.irreversible:
+            if found is None and young and intent.careful and not intent.failed:
                 return Unknown(f"not found yet; it counts as absent {GRACE_SECONDS:.0f} s after it was started")
             return found
-        if intent.irreversible:
+        if intent.careful and not intent.failed:
             return Unknown("this kind cannot look it up")
         return None
 
@@ -268,18 +268,6 @@ class Executor:
 def _careful(change: Change) -> bool:
     """Paid or irreversible: never twice."""
     return bool(change.irreversible or change.cost.ceiling > 0)
-
-
-def _urgent_only(changes: Sequence[Change]) -> list[Change]:
-    """Without the lease only the way back to a healthy version goes, and what carries it out."""
-    declared = {change.address for change in changes if change.declared}
-    if not declared or not all(change.urgent for change in changes if change.declared):
-        return []
-    return [
-        change
-        for change in changes
-        if change.declared or change.urgent or (not _careful(change) and _expanded(change.needs, declared) & declared)
-    ]
 
 
 def _expanded(needs: Sequence[Address], active: set[Address]) -> set[Address]:

@@ -167,6 +167,7 @@ TYPES: tuple[EventType, ...] = (
             "diff": "field differences",
             "cost": "USD: estimate and ceiling",
             "irreversible": "why a revert will not undo it",
+            "careful": "paid or irreversible: never called twice",
             "frozen": "of a run: the spec with its defaults",
             "evidence": "figures behind a decision",
             "bad": "digests judged bad, by the address that they concern",

@@ -46,7 +46,8 @@ class Intent:
     action: str
     spec_digest: str
     at: datetime
-    irreversible: str = ""
+    careful: bool = False  # paid or irreversible: never called again unless it provably did not happen
+    failed: bool = False  # its last attempt provably brought nothing about
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Past:
     intents: tuple[Intent, ...] = ()
     handle: str = ""
     healthy: Mapping[str, Any] | None = None
-    been_healthy: tuple[str, ...] = ()  # digests of states that were healthy before
+    been_healthy: tuple[str, ...] = ()  # digests of healthy states that were left
     bad: tuple[str, ...] = ()
     written: bool = False  # its edits are in git
     writing: str = ""  # key of a write-back that has started

@@ -202,20 +202,17 @@ class _Walk:
             return ()
 
     def _claims(self, addresses: Iterable[Address]) -> None:
-        """Of the runs that reference one address exclusively the started one goes first, then by address."""
-        claims: dict[Address, list[tuple[bool, Address]]] = {}
-        for address in addresses:
+        """Of the runs that reference one address exclusively the started one goes first; the others by address, when they may."""
+        for address in sorted(addresses):
             if not self.world.kinds[address.kind].once:
                 continue
             past = self._past(address)
-            if past.ended and (past.written or not past.exists):
-                continue
-            for ref in self._references_or_past(address):
-                if ref.exclusive:
-                    started = past.running or bool(past.ended)  # one that has ended keeps its effect until git has it
-                    claims.setdefault(ref.to, []).append((not started, address))
-        for target, who in claims.items():
-            self.exclusive[target] = min(who)[1]
+            if past.running or (
+                past.ended and past.exists and not past.written
+            ):  # what has ended keeps its effect until git has it
+                for ref in self._references_or_past(address):
+                    if ref.exclusive and (past.running or ref.to not in self.exclusive):
+                        self.exclusive[ref.to] = address
 
     def _references_or_past(self, address: Address) -> tuple[Reference, ...]:
         if address in self.world.entries:
@@ -257,6 +254,9 @@ class _Walk:
             observed = Observed(past.after, signals) if past.after is not None or signals else None
         elif kind.declared:
             observed = Observed(past.after, None) if past.after is not None else None
+        if effective.why == "quarantined" and effective.resource is None and past.exists:
+            kept = Change(Action.NOOP, "its file and its last spec cannot be read; it stays", before=past.after, after=past.after)
+            return self._complete(address, kept, effective, past)
         refs = self._refs(address)
         change = kind.plan(Situation(effective.resource, observed, past, refs, self.world.now))
         return self._complete(address, change, effective, past)
@@ -281,8 +281,12 @@ class _Walk:
         )
         waits = list(change.waits)
         if not change.is_noop:
+            if effective.why == "quarantined" and kind.once and not change.urgent:
+                waits.append(Wait("Quarantined", "forward", "it does not go on while its file cannot be read"))
             waits += self._holds(address, change, past)
             waits += self.check(replace(change, waits=())).waits
+            if change.action is Action.RUN and not waits:
+                self.exclusive.update({ref.to: address for ref in self._references(address) if ref.exclusive})
         conditions = (*change.conditions, *self._conditions(address, effective))
         again = _earliest(change.again, self._retry_at(change, past))
         return replace(change, waits=tuple(dict.fromkeys(waits)), conditions=tuple(dict.fromkeys(conditions)), again=again)
@@ -313,12 +317,16 @@ class _Walk:
                     waits.append(Wait("Exclusive", str(owner), f"waits for {owner}, which has {ref.to}"))
         if past.failed and past.failed_digest == failure_digest(change):
             waits.append(Wait("Failed", past.failed, f"failed: {past.failed}; change it, or `turnout retry {address}`"))
-        elif past.retry_at and past.retry_at > self.world.now and not change.urgent and past.attempts:
+        elif self._retry_at(change, past) and not change.urgent:
+            assert past.retry_at
             waits.append(Wait("Retry", "backoff", f"tried {past.attempts} times, next after {past.retry_at:%H:%M:%S}"))
         return waits
 
     def _retry_at(self, change: Change, past: Past) -> datetime | None:
-        return past.retry_at if not change.is_noop and past.retry_at and past.retry_at > self.world.now else None
+        """A backoff holds for the change that failed, not for another one."""
+        due = past.retry_at is not None and past.retry_at > self.world.now and past.attempts
+        same = past.failed_digest in ("", failure_digest(change))
+        return past.retry_at if due and same and not change.is_noop else None
 
     def _names(self, address: Address, target: Address) -> bool:
         """Whether an effective spec names the target. A run that has ended names nobody any more."""

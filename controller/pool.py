@@ -58,6 +58,11 @@ class ThreadPool:
         return results
 
 
+def side_by_side(calls: Sequence[Callable[[], Any]], seconds: float) -> list[Any]:
+    """For the targets of one provider: one that hangs keeps no other waiting. A single call runs where it stands."""
+    return SerialPool().run(calls) if len(calls) < 2 else ThreadPool(len(calls), seconds).run(calls)
+
+
 def _guarded(call: Callable[[], Any]) -> Any:
     try:
         return call()

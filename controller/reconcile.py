@@ -19,8 +19,8 @@ from controller import plan as planning
 from controller import policy, tree
 from controller.address import Address
 from controller.apply import Applied, Executor
-from controller.change import Budget, Plan, Wait
-from controller.clients.cache import Cache
+from controller.change import Budget, Change, Plan, Verdict, Wait
+from controller.clients.cache import Cache, Damaged
 from controller.clients.git import Identity, Repository
 from controller.clients.git_remote import CALL_SECONDS, IMPATIENT_SECONDS, Remote
 from controller.errors import LostRace, NotFound, Problem, RemoteDown, SettingsError
@@ -33,13 +33,15 @@ from controller.projections import Folds
 from controller.projections.lease import KEY, LEASE
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY
+from controller.resource import digest
 from controller.settings import EnvironmentSpec, Settings
 from controller.writeback import Branch, Files, WriteBack, edits_key, find_intent
-from controller.writer import Identification, Lease, Writer
+from controller.writer import LEASE_SECONDS, SKEW_SECONDS, Identification, Lease, Writer
 
 PROJECTIONS = (PAST, LEASE, REGISTRY)
-QUIET = frozenset({"Retry", "Failed"})
+QUIET = frozenset({"Retry", "Failed", "Lease"})
 """Waits that an action's own events tell already."""
+MAX_CAUSE = 500
 HELD_AGAIN_SECONDS = 5.0
 MAX_PASSES = 50
 
@@ -67,6 +69,7 @@ class Flow:
     branch: str = ""
     providers: dict[tuple[str, str], Provider[Any, Any]] = field(default_factory=dict)
     rows: dict[Address, planning.Row] | None = None
+    lease_seen: tuple[Lease, datetime] | None = None
     patient: bool = False  # the remote gets its full time: the last pass did not wait for it
 
 
@@ -119,6 +122,10 @@ def settle(flow: Flow, most: int = MAX_PASSES) -> PassResult:
         except LostRace as error:
             flow.rows, lost = None, error.message
             continue
+        except Damaged:
+            flow.cache.discard()  # it is folded again from the log
+            flow.folds, flow.rows = Folds(flow.log, flow.cache, PROJECTIONS), None
+            continue
         except RemoteDown as error:
             if offline:
                 raise
@@ -146,7 +153,8 @@ def once(flow: Flow, *, offline: str = "") -> PassResult:
         writer = open_writer(flow, loaded.commit, offline=bool(loaded.offline))
         find_written(flow, loaded, writer)
         world = observed_world(flow, loaded)
-        planned = planning.plan(world, checker(loaded.settings, flow.now()))
+        holder = "" if writer.may_act() else writer.lease.holder or "the remote"
+        planned = planning.plan(world, checker(loaded.settings, flow.now(), held_by=holder))
         applied = apply(flow, writer, planned, loaded)
         waits = write_back(flow, writer, planned, loaded, world)
         record(flow, writer, planned, applied, waits, loaded)
@@ -325,10 +333,17 @@ def _resource(world: planning.World, address: Address) -> Any:
 # -- plan and check --------------------------------------------------------------------------------------------------
 
 
-def checker(settings: Settings, now: datetime) -> planning.Check:
-    """Policy with everything but the change already given."""
+def checker(settings: Settings, now: datetime, *, held_by: str = "") -> planning.Check:
+    """Policy with everything but the change already given. While somebody else holds the lease only the way back goes."""
     rules = settings.as_refs["rules"]
-    return lambda change: policy.check(change, rules, Budget(), (), now)
+
+    def check(change: Change) -> Verdict:
+        verdict = policy.check(change, rules, Budget(), (), now)
+        if held_by and not change.is_noop and not change.urgent:
+            return Verdict((*verdict.waits, Wait("Lease", held_by, f"{held_by} is acting; this goes after it")))
+        return verdict
+
+    return check
 
 
 # -- apply -----------------------------------------------------------------------------------------------------------
@@ -337,6 +352,10 @@ def checker(settings: Settings, now: datetime) -> planning.Check:
 def open_writer(flow: Flow, commit: str, *, offline: bool = False) -> Writer:
     """The pen of one pass; what earlier passes could not append goes first."""
     lease = Lease.of(flow.folds.state(LEASE.name, KEY))
+    if flow.lease_seen is None or flow.lease_seen[0] != lease:
+        flow.lease_seen = (lease, flow.now())
+    elif (flow.now() - flow.lease_seen[1]).total_seconds() > LEASE_SECONDS + SKEW_SECONDS:
+        lease = replace(lease, expires=None)  # by our own clock it is over, whatever clock its holder has
     writer = Writer(flow.log, flow.who, flow.now, flow.random, lease, flow.folds.position, commit, offline=offline, tell=flow.tell)
     if not offline and writer.flush():
         flow.folds.catch_up()
@@ -499,7 +518,8 @@ def _condition_events(writer: Writer, subject: str, before: Mapping[str, str], w
     for wait in waits:
         if wait.code not in QUIET:
             cause, reason = now.get(wait.code, ("", ""))
-            now[wait.code] = (f"{cause}|{wait.on}".strip("|"), f"{reason}; {wait.reason}".strip("; "))
+            on = wait.on if len(wait.on) <= MAX_CAUSE else digest(wait.on)
+            now[wait.code] = (f"{cause}|{on}".strip("|"), f"{reason}; {wait.reason}".strip("; "))
     events = [
         writer.event("condition.raised", subject, {"code": code, "cause": cause, "reason": reason})
         for code, (cause, reason) in sorted(now.items())
@@ -545,7 +565,8 @@ def finish(
         changed = changed or any(wait.on for wait in applied.waits.values() if wait.code == "Retry")
     if any(wait.code == "Held" and wait.on.startswith("dirty") for wait in waits.values()):
         moments.append(flow.now() + timedelta(seconds=HELD_AGAIN_SECONDS))
-    if planned.plan.active and not writer.may_act() and writer.lease.expires:
+    leased = any(wait.code == "Lease" for change in planned.plan.changes for wait in change.waits)
+    if leased and writer.lease.expires:
         moments.append(writer.lease.expires + timedelta(seconds=3))
     return PassResult(
         planned.plan,

@@ -36,7 +36,7 @@ class Rollback:
 
     def of_resource(self, address: Address) -> RolledBack:
         """Restores the files of one address, also one whose file was removed."""
-        paths = self.tree.files.get(address) or self._removed_paths(address)
+        paths = tuple(dict.fromkeys((*self.tree.files.get(address, ()), *self._places(address))))
         found = self._last_change(address, paths)
         repository = self.branch.repository
         parent = found.parents[0] if found.parents else None
@@ -60,8 +60,8 @@ class Rollback:
         changed = repository.changed_paths(self.head, made.commit)
         return RolledBack(made.commit, made.reverted, changed)
 
-    def _removed_paths(self, address: Address) -> tuple[str, ...]:
-        """Where the file of a removed address was."""
+    def _places(self, address: Address) -> tuple[str, ...]:
+        """Where files of an address may be: the shared folder and this environment's own."""
         settings = self.tree.settings
         plural = self.tree.plurals.get(address.kind, "")
         places = (
@@ -71,18 +71,17 @@ class Rollback:
         return places if plural else ()
 
     def _last_change(self, address: Address, paths: tuple[str, ...]) -> CommitInfo:
-        newest: list[tuple[int, CommitInfo]] = []
-        for path in paths:
-            info = next(self.branch.repository.history(self.head, path), None)
-            if info:
-                newest.append((self._distance(info.id), info))
-        if not newest:
-            raise NotFound(f"no commit has ever changed {address}")
-        return min(newest, key=lambda item: item[0])[1]
-
-    def _distance(self, commit: str) -> int:
-        """How far back a commit lies, in commits."""
-        return sum(1 for _ in self.branch.repository.commits(self.head, commit))
+        """The newest commit of the branch itself that changed any of them: along first parents, so that a merge is one change."""
+        repository = self.branch.repository
+        commit: str | None = self.head
+        while commit:
+            info = repository.info(commit)
+            parent = info.parents[0] if info.parents else None
+            before = [repository.blob_at(parent, path) if parent else None for path in paths]
+            if [repository.blob_at(commit, path) for path in paths] != before:
+                return info
+            commit = parent
+        raise NotFound(f"no commit has ever changed {address}")
 
     def _commit(self, tree: str, found: CommitInfo, files: tuple[str, ...]) -> RolledBack:
         repository = self.branch.repository

@@ -6,6 +6,7 @@ blobs, so an unchanged repository is not parsed again. Nothing else in the flow 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,9 +159,9 @@ class _Place:
     base: Blob | None = None
     overlay: Blob | None = None
 
-    @property
-    def blobs(self) -> str:
-        return f"{self.base.id if self.base else ''}+{self.overlay.id if self.overlay else ''}"
+    def blobs(self, context: str) -> str:
+        """What the spec is made of; `context` = the environments around it."""
+        return f"{self.base.id if self.base else ''}+{self.overlay.id if self.overlay else ''}+{context}"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -212,6 +213,7 @@ def read(
     """Finds every address; reads no file yet."""
     plurals = {kind.plural: kind for kind in kinds.values()}
     places: dict[Address, _Place] = {}
+    strays: list[tuple[Blob, str]] = []
     problems: list[Problem] = []
     base = settings.spec.state
     overlay = f"environments/{settings.environment}/state"
@@ -219,6 +221,7 @@ def read(
         for blob in source.entries(folder):
             address = _address(blob, folder, plurals, problems)
             if address is None:
+                strays.append((blob, folder))
                 continue
             place = places.get(address, _Place())
             places[address] = _Place(place.base, blob) if is_overlay else _Place(blob, place.overlay)
@@ -228,8 +231,14 @@ def read(
     for address, place in places.items():
         if place.overlay is None and place.base and reader.belongs_elsewhere(address, place):
             continue
-        entries[address] = Entry(address, place.blobs, reader.loader(address, place))
+        entries[address] = Entry(address, place.blobs(reader.context), reader.loader(address, place))
         files[address] = place.files
+    for blob, folder in strays:
+        guessed = _meant(blob, folder, plurals)
+        told = next((problem for problem in problems if problem.path == blob.path), None)
+        if guessed and told and guessed not in places:
+            entries[guessed] = Entry(guessed, blob.id, reader.stray(guessed, told))
+            files[guessed] = (blob.path,)
     return Tree(settings, entries, tuple(problems), files, {kind.name: kind.plural for kind in kinds.values()})
 
 
@@ -256,6 +265,14 @@ def _address(blob: Blob, folder: str, plurals: Mapping[str, Kind[Any, Any]], pro
     return Address.of(plurals[plural].name, name)
 
 
+def _meant(blob: Blob, folder: str, plurals: Mapping[str, Kind[Any, Any]]) -> Address | None:
+    """Which address a file at a wrong place was probably meant for: renaming it by mistake must not remove the resource."""
+    parts = blob.path[len(folder) + 1 :].split("/")
+    name = parts[-1].split(".")[0].lower()
+    close = difflib.get_close_matches(parts[0], plurals, n=1, cutoff=0.6)
+    return Address.of(plurals[close[0]].name, name) if len(parts) > 1 and close and NAME.match(name) else None
+
+
 class _Reader:
     """Reads and validates the files of one address when asked."""
 
@@ -272,7 +289,8 @@ class _Reader:
         self.shared_with = shared_with
         self.loaded: dict[tuple[Address, str], Effective] = {}
         self.parsed: dict[str, Document] = {}
-        self.known: list[str] | None = None
+        self.known = environments_of(source)
+        self.context = digest([self.known, shared_with])[:8]
 
     def loader(self, address: Address, place: _Place) -> Callable[[Past], Effective]:
         def load(past: Past) -> Effective:
@@ -283,10 +301,20 @@ class _Reader:
 
         return load
 
+    def stray(self, address: Address, problem: Problem) -> Callable[[Past], Effective]:
+        """A file at a wrong place keeps what it was for, where that exists."""
+
+        def load(past: Past) -> Effective:
+            if not past.exists:
+                return Effective(None)
+            return Effective(self._from_log(self.kinds[address.kind], address, past, "quarantined"), "quarantined", (problem,))
+
+        return load
+
     def belongs_elsewhere(self, address: Address, place: _Place) -> bool:
         """A shared file with `metadata.environment` of another environment is not there for this one."""
         row = self.rows(address)
-        if row is not None and row.blobs == place.blobs and row.release == self.release:
+        if row is not None and row.blobs == place.blobs(self.context) and row.release == self.release:
             return False
         try:
             assert place.base
@@ -296,13 +324,7 @@ class _Reader:
             wanted = data["metadata"]["environment"]
         except (DocumentError, KeyError, TypeError):
             return False
-        return wanted != self.settings.environment and wanted in self.environments()
-
-    def environments(self) -> list[str]:
-        """Names that `metadata.environment` may say."""
-        if self.known is None:
-            self.known = environments_of(self.source)
-        return self.known
+        return wanted != self.settings.environment and wanted in self.known
 
     def load(self, address: Address, place: _Place, past: Past) -> Effective:
         kind = self.kinds[address.kind]
@@ -316,7 +338,7 @@ class _Reader:
 
     def _cached(self, kind: Kind[Any, Any], address: Address, place: _Place) -> Resource[Any] | None:
         row = self.rows(address)
-        if row is None or row.blobs != place.blobs or row.release != self.release or not row.written:
+        if row is None or row.blobs != place.blobs(self.context) or row.release != self.release or not row.written:
             return None
         written = msgspec.json.decode(row.written)
         spec = kind.spec.model_validate(written, strict=False)
@@ -352,8 +374,7 @@ class _Reader:
             problems.append(Problem(path, f"is {envelope.metadata.name!r}, the file says {address.name!r}", line, "metadata.name"))
         wanted = envelope.metadata.environment
         if "environment" in merged["metadata"] and wanted != self.settings.environment:
-            known = self.environments()
-            hint = f"{nearest(str(wanted), known)}; allowed: {listed(known)}"
+            hint = f"{nearest(str(wanted), self.known)}; allowed: {listed(self.known)}"
             problems.append(
                 Problem(
                     path,

@@ -183,9 +183,12 @@ class WriteBack:
         return f'Revert "{brought.subject}"', f"This reverts commit {brought.id}.\n\n{change.reason}"
 
     def _brought(self, address: Address) -> CommitInfo | None:
-        """The newest commit that changed the file of an address."""
+        """The newest commit that added the file of an address."""
+        repository = self.branch.repository
         for path in self.tree.files.get(address, ()):
-            return next(self.branch.repository.history(self.commit, path), None)
+            for info in repository.history(self.commit, path):
+                if not info.parents or repository.blob_at(info.parents[0], path) is None:
+                    return info
         return None
 
     # -- edits as files ------------------------------------------------------------------------------------------

@@ -132,6 +132,9 @@ class Writer:
         if self.offline:
             self._defer(events)
             return
+        if not self.may_act():  # the way back needs no lease, and takes it from nobody
+            self.facts(events)
+            return
         lease, held = self._lease_events(), self.holding
         stamped = [self._with_epoch(event) for event in events]
         if last:
@@ -149,7 +152,7 @@ class Writer:
 
     def ensure(self) -> None:
         """Renews before a call that the lease would not outlive."""
-        if not self.offline and not self.outlives_call():
+        if self.may_act() and not self.outlives_call():
             self.act([])
 
     def facts(self, events: Sequence[Event]) -> None:

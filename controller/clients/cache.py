@@ -17,6 +17,10 @@ import msgspec
 FORMAT = "3"
 
 
+class Damaged(Exception):
+    """The file is not a database any more."""
+
+
 class Cache:
     """Tables `meta`, `folds` (projection, key -> JSON and digest) and `rows`. `path=None` keeps it in memory."""
 
@@ -28,10 +32,15 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connect()
-        except sqlite3.DatabaseError:
-            if path:
-                path.unlink(missing_ok=True)
-            self._connect()
+        except (sqlite3.DatabaseError, Damaged):
+            self.discard()
+
+    def discard(self) -> None:
+        """Throws everything away and begins anew."""
+        if self.path:
+            for ending in ("", "-wal", "-shm"):
+                Path(f"{self.path}{ending}").unlink(missing_ok=True)
+        self._connect()
 
     def _connect(self) -> None:
         self.db = sqlite3.connect(str(self.path) if self.path else ":memory:", isolation_level=None, timeout=30)
@@ -54,19 +63,32 @@ class Cache:
         if not self._lock_file or self._locked:
             yield
             return
+        assert self.path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._lock_file, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._locked += 1
             try:
+                if not self.path.exists():  # somebody removed the data folder: it only costs time
+                    self._connect()
                 yield
             finally:
                 self._locked -= 1
 
+    def _all(self, query: str, *values: str) -> list[Any]:
+        """Rows of a query. Raises Damaged."""
+        try:
+            return self.db.execute(query, values).fetchall()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise Damaged(str(error)) from error
+
     # -- meta ----------------------------------------------------------------------------------------------------
 
     def meta(self, key: str) -> str:
-        found = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(found[0]) if found else ""
+        found = self._all("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else ""
 
     def set_meta(self, **values: str) -> None:
         self.db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
@@ -74,14 +96,14 @@ class Cache:
     # -- folds ---------------------------------------------------------------------------------------------------
 
     def fold(self, name: str, key: str) -> dict[str, Any] | None:
-        found = self.db.execute("SELECT value FROM folds WHERE name = ? AND key = ?", (name, key)).fetchone()
-        return msgspec.json.decode(found[0]) if found else None
+        found = self._all("SELECT value FROM folds WHERE name = ? AND key = ?", name, key)
+        return msgspec.json.decode(found[0][0]) if found else None
 
     def fold_keys(self, name: str) -> list[str]:
-        return [key for (key,) in self.db.execute("SELECT key FROM folds WHERE name = ? ORDER BY key", (name,))]
+        return [key for (key,) in self._all("SELECT key FROM folds WHERE name = ? ORDER BY key", name)]
 
     def fold_digests(self, name: str) -> dict[str, str]:
-        return dict(self.db.execute("SELECT key, digest FROM folds WHERE name = ?", (name,)))
+        return dict(self._all("SELECT key, digest FROM folds WHERE name = ?", name))
 
     def keep_folds(self, changed: Iterable[tuple[str, str, bytes, str]], **meta: str) -> None:
         """(name, key, JSON, digest) of everything that changed, and the position, in one transaction."""
@@ -97,7 +119,7 @@ class Cache:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        for (cells,) in self.db.execute("SELECT cells FROM rows"):
+        for (cells,) in self._all("SELECT cells FROM rows"):
             yield _decode_row(cells)
 
     def keep_rows(self, changed: Sequence[tuple[str, Sequence[Any]]], gone: Iterable[str]) -> None:
@@ -108,13 +130,18 @@ class Cache:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self.db.execute("BEGIN IMMEDIATE")
         try:
-            yield
-        except BaseException:
-            self.db.execute("ROLLBACK")
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.db.execute("ROLLBACK")
+                raise
+            self.db.execute("COMMIT")
+        except sqlite3.OperationalError:
             raise
-        self.db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise Damaged(str(error)) from error
 
     def close(self) -> None:
         self.db.close()

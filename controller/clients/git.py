@@ -117,9 +117,9 @@ class Repository:
     def _walk(self, tree: Any, prefix: str, out: list[Entry]) -> None:
         for item in tree:
             if item.type_str == "tree":
-                self._walk(item, f"{prefix}{item.name}/", out)
+                self._walk(item, f"{prefix}{_readable(item.name)}/", out)
             else:
-                out.append(Entry(prefix + item.name, str(item.id), int(item.filemode)))
+                out.append(Entry(prefix + _readable(item.name), str(item.id), int(item.filemode)))
 
     def blob_at(self, commit: str, path: str) -> str | None:
         """Object id at a path, or None."""
@@ -196,7 +196,9 @@ class Repository:
                 if builder.get(path[0]) is not None:
                     builder.remove(path[0])
             else:
-                builder.insert(path[0], self.git.create_blob(data), FileMode.BLOB)
+                old = builder.get(path[0])
+                mode = old.filemode if old is not None and old.type_str == "blob" else FileMode.BLOB
+                builder.insert(path[0], self.git.create_blob(data), mode)
         for name, inner in below.items():
             old = builder.get(name)
             made = self._write_tree(old if old is not None and old.type_str == "tree" else None, inner)
@@ -316,3 +318,8 @@ class Repository:
             elif line == f"branch refs/heads/{branch}" and current is not None and current.exists():
                 out.append(current)
         return out
+
+
+def _readable(name: str) -> str:
+    """A file name that is not UTF-8 as text that can be written down."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -45,7 +45,7 @@ def _started(state: dict[str, Any], event: Event) -> None:
             "action": data["action"],
             "spec_digest": data.get("spec_digest", ""),
             "at": event.time,
-            "irreversible": data.get("irreversible", ""),
+            "careful": data.get("careful", False),
         }
     if data["action"] == "run":
         state["started_at"], state["started_commit"] = event.time, event.statecommit
@@ -63,9 +63,11 @@ def _succeeded(state: dict[str, Any], event: Event) -> None:
     for gone in ("retry_at", "failed", "failed_digest"):
         state.pop(gone, None)
     if data.get("healthy"):
+        left = state.get("healthy")
+        if left is not None and left != state["after"]:  # one that was healthy and was left: the way back leads there
+            known = digest(left)
+            state["been_healthy"] = [*(old for old in state.get("been_healthy", ()) if old != known), known][-HEALTHY_KEPT:]
         state["healthy"] = state["after"]
-        known = digest(state["after"])
-        state["been_healthy"] = [*(old for old in state.get("been_healthy", ()) if old != known), known][-HEALTHY_KEPT:]
     if data.get("handle"):
         state["handle"] = data["handle"]
     state["running"] = bool(data.get("running"))
@@ -83,6 +85,9 @@ def _failed(state: dict[str, Any], event: Event) -> None:
     data = event.data
     if data.get("temporary"):
         state["attempts"] = data.get("attempts", state.get("attempts", 0) + 1)
+        state["failed_digest"] = data.get("failed_digest", "")
+        if data["intent"] in state.get("intents", {}):
+            state["intents"][data["intent"]]["failed"] = True
         state["retry_at"] = data.get("retry_at", event.time)
         return
     state.get("intents", {}).pop(data["intent"], None)
@@ -169,7 +174,9 @@ def to_past(state: Mapping[str, Any]) -> Past:
     if not state:
         return Past()
     intents = tuple(
-        Intent(key, each["action"], each["spec_digest"], parse_time(each["at"]), each.get("irreversible", ""))
+        Intent(
+            key, each["action"], each["spec_digest"], parse_time(each["at"]), each.get("careful", False), each.get("failed", False)
+        )
         for key, each in state.get("intents", {}).items()
     )
     return Past(

@@ -73,7 +73,19 @@ def versions_of(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(state.get("versions", {}).values(), key=lambda version: version["touched"])
 
 
-REGISTRY = Projection("registry", {"turnout.action.succeeded.v1": _succeeded})
+def _started(states: States, event: Event) -> str:
+    """A rollout that is cancelled leaves no state behind: its candidate is told from what was before."""
+    before = event.data.get("before")
+    if event.data["action"] != "delete" or not event.subject.startswith("Rollout/") or not isinstance(before, Mapping):
+        return ""
+    if before.get("phase") != "progressing":
+        return ""
+    version = _version(states[before["binding"]], before["candidate"], event.sequence)
+    version["status"] = "cancelled"
+    return str(before["binding"])
+
+
+REGISTRY = Projection("registry", {"turnout.action.succeeded.v1": _succeeded, "turnout.action.started.v1": _started})
 
 
 def aliases(state: Mapping[str, Any]) -> dict[str, str]:

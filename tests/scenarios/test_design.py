@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +11,12 @@ import pytest
 
 from controller import document, tree
 from controller.address import Address
-from controller.change import Action, Change, Cost
-from controller.errors import Temporary
-from controller.kind import Intent, Kind, Known, Observed, Outcome, Situation, Unknown
+from controller.change import Change
+from controller.kind import Kind, Situation
 from controller.kinds import find
-from controller.model import Spec, Text
+from controller.model import Spec
 from controller.plan import intent_key
+from controller.testing.paid import Jobs, JobSpec, JobState, Vendor, job, plan_job
 from controller.testing.simulation import Simulation, binding, rollout
 
 
@@ -123,81 +122,10 @@ def test_2_an_unchanged_repository_is_not_read_again(tmp_path: Path, monkeypatch
 # -- 3 ---------------------------------------------------------------------------------------------------------------
 
 
-class JobSpec(Spec):
-    """A paid thing."""
-
-    image: Text
-
-
-class JobState(Spec):
-    """What is there."""
-
-    image: str
-    key: str
-
-
-class Vendor:
-    """A vendor without idempotency keys: every call makes a job; labels can be looked up."""
-
-    def __init__(self) -> None:
-        self.jobs: list[dict[str, Any]] = []
-        self.lose_answer = False
-        self.refuse = 0
-
-    def create(self, image: str, key: str) -> None:
-        if self.refuse:
-            self.refuse -= 1
-            raise Temporary("503, nothing was made")
-        self.jobs.append({"image": image, "key": key, "cancelled": False})
-        if self.lose_answer:
-            self.lose_answer = False
-            raise TimeoutError("no answer")
-
-
-class Jobs:
-    """Provider of the paid kind."""
-
-    def __init__(self, vendor: Vendor) -> None:
-        self.vendor = vendor
-
-    def observe(self, known: Sequence[Known[JobSpec]]) -> Mapping[Address, Observed[JobState] | Unknown]:
-        live = {job["key"]: job for job in self.vendor.jobs if not job["cancelled"]}
-        return {
-            one.address: Observed(JobState(image=live[one.past.handle]["image"], key=one.past.handle))
-            for one in known
-            if one.past.handle in live
-        }
-
-    def apply(self, change: Change, report: Any) -> Outcome:
-        assert change.after is not None
-        self.vendor.create(change.after["image"], change.intent)
-        return Outcome(after={"image": change.after["image"], "key": change.intent}, handle=change.intent)
-
-    def find(self, intent: Intent) -> Outcome | None:
-        for job in self.vendor.jobs:
-            if job["key"] == intent.key and not job["cancelled"]:
-                return Outcome(after={"image": job["image"], "key": intent.key}, handle=intent.key)
-        return None
-
-
-def plan_job(situation: Situation[JobSpec, JobState]) -> Change:
-    before = situation.observed.state.full() if isinstance(situation.observed, Observed) and situation.observed.state else None
-    if situation.desired is None:
-        return Change(Action.NOOP, "stays", before=before, after=before)
-    image = situation.desired.spec.image
-    if before and before["image"] == image:
-        return Change(Action.NOOP, "is there", before=before, after=before)
-    return Change(Action.CREATE, f"makes {image}", before=before, after={"image": image, "key": ""}, cost=Cost(1.0, 2.0))
-
-
 def paid_world(tmp_path: Path) -> tuple[Simulation, Vendor]:
     vendor = Vendor()
     kind: Kind[Any, Any] = Kind("Job", "jobs", JobSpec, JobState, plan_job, lambda spec: (), lambda clients: Jobs(vendor))
     return Simulation(tmp_path, kinds={"Job": kind}), vendor
-
-
-def job(image: str) -> dict[str, str]:
-    return {"state/jobs/a.yaml": f"apiVersion: turnout/v1\nkind: Job\nmetadata: {{name: a}}\nspec: {{image: {image}}}\n"}
 
 
 def test_3_three_keys_for_a_b_a_and_one_for_ten_failures(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ def plan(situation: Situation[BindingSpec, BindingState]) -> Change:
     spec = situation.desired.spec
     after = spec.full()
     waits = tuple(_problems(situation.desired.address, spec, situation.refs))
-    if before == after:
-        return Change(Action.NOOP, f"{_spoken(after)} answers, as git says", before=before, after=before, conditions=waits)
     bad = _judged_bad(situation.past.bad, after)
+    if before == after:
+        reason = f"{_spoken(after)} answers, as git says"
+        return Change(Action.NOOP, reason, before=before, after=before, conditions=(*waits, *bad))
     known = digest(after) in situation.past.been_healthy
     if before is None:
         return Change(Action.CREATE, f"{_spoken(after)} answers", after=after, waits=waits, healthy=True, conditions=bad)

@@ -98,17 +98,22 @@ def _moved(known: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[st
 
 
 def _is_way_back(known: Mapping[str, Any], after: Mapping[str, Any], refs: Refs) -> bool:
-    """Whether every route that moves goes, with all its sessions, to what its binding had before this pass."""
-    moved = _moved(known, after)
-    bindings = refs.all("ModelBinding")
-    for agent in moved:
-        address = Address.of("ModelBinding", agent)
-        state = bindings.get(address)
-        if state is None or digest(state) not in refs.past(address).been_healthy:
-            return False
-        if not after["routes"].get(agent, "").startswith(f"{state['model']} {state['version']} at {state['endpoint']}"):
-            return False
-    return bool(moved)
+    """Whether a route goes back, with all its sessions, to its binding's version that served before.
+
+    It did where the route that is left names it beside a candidate, or where it was healthy and was left. Other routes that
+    move with it were allowed as changes of their bindings; they do not hold the way back up.
+    """
+    return any(_goes_back(agent, known, after, refs) for agent in _moved(known, after))
+
+
+def _goes_back(agent: str, known: Mapping[str, Any], after: Mapping[str, Any], refs: Refs) -> bool:
+    address = Address.of("ModelBinding", agent)
+    state, route = refs.all("ModelBinding").get(address), after["routes"].get(agent, "")
+    if state is None:
+        return False
+    target = f"{state['model']} {state['version']} at {state['endpoint']}"
+    served = f" % {target}" in known["routes"].get(agent, "") or digest(state) in refs.past(address).been_healthy
+    return served and (route == target or route.startswith(f"{target}, else "))
 
 
 def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, after: Mapping[str, Any], same_spec: bool) -> str:

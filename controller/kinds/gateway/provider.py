@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,10 @@ from controller.errors import Permanent, Temporary
 from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
 from controller.kinds.gateway.plan import spoken
 from controller.kinds.gateway.spec import FileTarget, GatewaySpec, GatewayState
+from controller.pool import SerialPool, side_by_side
 from controller.resource import digest
+
+CALL_SECONDS = 12.0
 
 
 class GatewayProvider:
@@ -43,14 +46,13 @@ class GatewayProvider:
         unseen: dict[str, str] = {}
         routes: Mapping[str, str] = after.get("routes", {})
         endpoints: Mapping[str, Any] = after.get("endpoints", {})
-        for name in (name for name in spec.proxies if name in self.gateways.names()):
-            last = after.get("proxies", {}).get(name) or ""
-            try:
-                table = self.gateways.table(name, unless=last)
-            except Temporary as error:
-                proxies[name], unseen[name] = None, str(error)
+        last = {name: after.get("proxies", {}).get(name) or "" for name in spec.proxies if name in self.gateways.names()}
+        answers = side_by_side([partial(self.gateways.table, name, unless=digest_) for name, digest_ in last.items()], CALL_SECONDS)
+        for (name, kept), table in zip(last.items(), answers, strict=True):
+            if isinstance(table, BaseException):
+                proxies[name], unseen[name] = None, str(table)
                 continue
-            proxies[name] = last if table is None else table["digest"]
+            proxies[name] = kept if table is None else table["digest"]
             if table is not None:
                 routes, endpoints = spoken(table["routes"]), table.get("endpoints", {})
         files = {target.path: self.files.digest(target.path) for target in spec.files}
@@ -64,29 +66,18 @@ class GatewayProvider:
             return Outcome()
         payload = change.payload
         notes: dict[str, str] = {}
-        faults: list[str] = []
-        refused: list[str] = []
-        wanted = change.after or {}
-        for name, told in wanted.get("proxies", {}).items():
-            if payload["seen"].get(name) != told:
-                self._try(faults, refused, partial(self._put, name, payload))
+        wanted = (change.after or {}).get("proxies", {})
         spec = GatewaySpec.model_validate(change.written, strict=False)
-        for target in spec.files:
-            self._try(faults, refused, partial(self._write, target, payload["files"][target.path], notes))
+        calls = [partial(self._put, name, payload) for name, told in wanted.items() if payload["seen"].get(name) != told]
+        results = side_by_side(calls, CALL_SECONDS)
+        results += SerialPool().run([partial(self._write, each, payload["files"][each.path], notes) for each in spec.files])
+        faults = [str(result) for result in results if isinstance(result, BaseException) and not isinstance(result, Permanent)]
+        refused = [str(result) for result in results if isinstance(result, Permanent)]
         if refused:
             raise Permanent("; ".join([*refused, *faults]))
         if faults:
             raise Temporary("; ".join(faults))
         return Outcome(said=change.reason, notes=notes)
-
-    def _try(self, faults: list[str], refused: list[str], call: Callable[[], None]) -> None:
-        """One target that fails does not keep the others from being written."""
-        try:
-            call()
-        except Temporary as error:
-            faults.append(str(error))
-        except Permanent as error:
-            refused.append(str(error))
 
     def _put(self, name: str, payload: Mapping[str, Any]) -> None:
         """Only over the table that was planned against: a stale writer is refused by the proxy."""

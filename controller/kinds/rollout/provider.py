@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from controller.address import Address
@@ -10,7 +11,10 @@ from controller.change import Change
 from controller.errors import Temporary
 from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
 from controller.kinds.rollout.spec import RolloutSpec, RolloutState
+from controller.pool import side_by_side
 from controller.proxy.stats import percentile
+
+CALL_SECONDS = 8.0
 
 
 class RolloutProvider:
@@ -20,13 +24,10 @@ class RolloutProvider:
         self.gateways = clients.open("gateway")
 
     def observe(self, known: Sequence[Known[RolloutSpec]]) -> Mapping[Address, Observed[RolloutState] | Unknown]:
-        figures: list[Mapping[str, Any]] = []
-        faults: list[str] = []
-        for name in self.gateways.names():
-            try:
-                figures.append(self.gateways.stats(name))
-            except Temporary as error:
-                faults.append(str(error))
+        names = self.gateways.names()
+        answers = side_by_side([partial(self.gateways.stats, name) for name in names], CALL_SECONDS)
+        figures = [answer for answer in answers if not isinstance(answer, BaseException)]
+        faults = [str(answer) for answer in answers if isinstance(answer, BaseException)]
         if not figures:
             raise Temporary("; ".join(faults) or "this environment has no proxy")
         seen: dict[Address, Observed[RolloutState] | Unknown] = {}
