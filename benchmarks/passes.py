@@ -24,10 +24,18 @@ doors = {"gateway": StillGateway(Path(sys.argv[2])), "files": FilesDouble(), "re
 controller.flow.clients = lambda settings: Clients(settings, doors)
 controller.settle()
 """
-INPUTS = {
-    "objects": '{{ model = "acme/model", endpoint = "openrouter", version = "v{n}" }}',
-    "strings": '"v{n}"',
-}
+OBJECT = '{{ model = "acme/model", endpoint = "openrouter", version = "v{n}" }}'
+FORMS = ("map of objects, for_each", "blocks, object inputs", "blocks, string inputs")
+
+
+def main_tf(form: str) -> str:
+    """A configuration of 1,000 `terraform_data` with what a binding's spec holds."""
+    if form == FORMS[0]:
+        entries = "".join(f"    a{n} = {OBJECT.format(n=n)}\n" for n in range(1000))
+        each = 'resource "terraform_data" "r" {\n  for_each = local.bindings\n  input    = each.value\n}\n'
+        return f"locals {{\n  bindings = {{\n{entries}  }}\n}}\n{each}"
+    value = OBJECT if "object" in form else '"v{n}"'
+    return "".join(f'resource "terraform_data" "r{n}" {{\n  input = {value.format(n=n)}\n}}\n' for n in range(1000))
 
 
 def repository(folder: Path, count: int) -> Path:
@@ -66,10 +74,9 @@ def turnout(folder: Path, count: int) -> dict[str, Cost]:
 def terraform(folder: Path, form: str) -> Cost | None:
     if shutil.which("terraform") is None:
         return None
-    root = folder / f"terraform-{form}"
+    root = folder / f"terraform-{FORMS.index(form)}"
     root.mkdir()
-    resource = 'resource "terraform_data" "r{n}" {{\n  input = ' + INPUTS[form] + "\n}}\n"
-    (root / "main.tf").write_text("".join(resource.format(n=n) for n in range(1000)))
+    (root / "main.tf").write_text(main_tf(form))
     env = {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
     env.pop("TF_CLI_CONFIG_FILE", None)
     subprocess.run(["terraform", "init", "-input=false"], cwd=root, env=env, check=True, stdout=subprocess.DEVNULL)
@@ -84,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {count: turnout(folder, count) for count in (1000, 10_000)}
-        peers = {form: terraform(folder, form) for form in INPUTS}
+        peers = {form: terraform(folder, form) for form in FORMS}
     rows = [["pass", "CPU s", "wall s", "memory MB"]]
     for count, costs in found.items():
         rows += [

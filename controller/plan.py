@@ -82,7 +82,7 @@ class World:
     entries: Mapping[Address, Entry]
     inventory: frozenset[Address]
     past: Callable[[Address], Past]
-    past_digests: Mapping[Address, str]
+    past_digests: Mapping[str, str]
     now: datetime
     log_id: str
     release: str

@@ -302,7 +302,7 @@ def world_of(flow: Flow, loaded: Loaded) -> planning.World:
         entries=loaded.tree.entries,
         inventory=frozenset(Address(key) for key, mark in marks.items() if mark[:1] == "1"),
         past=lambda address: past_of(flow, address),
-        past_digests={Address(key): mark for key, mark in marks.items()},
+        past_digests=marks,
         now=flow.now(),
         log_id=facts.get("log_id", ""),
         release=flow.release,
@@ -425,7 +425,7 @@ def find_written(flow: Flow, loaded: Loaded, writer: Writer) -> None:
         return
     found = []
     for key, mark in flow.folds.digests(PAST.name).items():
-        if mark[:1] == "0":
+        if mark[1:2] != "w":
             continue
         intent = flow.folds.state(PAST.name, key).get("writing")
         commit = find_intent(flow.repository, loaded.commit, intent) if intent else None

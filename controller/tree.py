@@ -141,6 +141,19 @@ class EditedSource:
         return len(self.read(blob)) if blob.startswith("edit:") else self.base.size(blob)
 
 
+class Files:
+    """The files of each address, in the order in which they merge."""
+
+    def __init__(self, places: Mapping[Address, _Place], strays: Mapping[Address, str]) -> None:
+        self._places, self._strays = places, strays
+
+    def get(self, address: Address, otherwise: tuple[str, ...] = ()) -> tuple[str, ...]:
+        if address in self._strays:
+            return (self._strays[address],)
+        place = self._places.get(address)
+        return place.files if place else otherwise
+
+
 @dataclass(frozen=True)
 class Tree:
     """Desired state of one environment: an entry an address, problems of files that give no address, and the files."""
@@ -148,7 +161,7 @@ class Tree:
     settings: Settings
     entries: Mapping[Address, Entry]
     problems: tuple[Problem, ...]
-    files: Mapping[Address, tuple[str, ...]]
+    files: Files
     plurals: Mapping[str, str]
 
 
@@ -227,19 +240,18 @@ def read(
             places[address] = _Place(place.base, blob) if is_overlay else _Place(blob, place.overlay)
     reader = _Reader(source, settings, kinds, rows, release, shared_with)
     entries: dict[Address, Entry] = {}
-    files: dict[Address, tuple[str, ...]] = {}
+    kept_for: dict[Address, str] = {}
     for address, place in places.items():
         if place.overlay is None and place.base and reader.belongs_elsewhere(address, place):
             continue
         entries[address] = Entry(address, place.blobs(reader.context), reader.loader(address, place))
-        files[address] = place.files
     for blob, folder in strays:
         guessed = _meant(blob, folder, plurals)
         told = next((problem for problem in problems if problem.path == blob.path), None)
         if guessed and told and guessed not in places:
             entries[guessed] = Entry(guessed, blob.id, reader.stray(guessed, told))
-            files[guessed] = (blob.path,)
-    return Tree(settings, entries, tuple(problems), files, {kind.name: kind.plural for kind in kinds.values()})
+            kept_for[guessed] = blob.path
+    return Tree(settings, entries, tuple(problems), Files(places, kept_for), {kind.name: kind.plural for kind in kinds.values()})
 
 
 def _address(blob: Blob, folder: str, plurals: Mapping[str, Kind[Any, Any]], problems: list[Problem]) -> Address | None:

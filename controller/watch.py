@@ -33,7 +33,7 @@ class RefWatch:
         paths = [self.common_dir / "refs" / "heads", *(path for path in (self.common_dir / "packed-refs",) if path.exists())]
         # The default filter of watchfiles leaves out everything below `.git`.
         for changes in watch(
-            *paths, watch_filter=None, debounce=50, step=1, stop_event=self._end, raise_interrupt=False, rust_timeout=5000
+            *paths, watch_filter=None, debounce=50, step=10, stop_event=self._end, raise_interrupt=False, rust_timeout=5000
         ):
             if any(not path.endswith(".lock") for _, path in changes):
                 self._moved.set()

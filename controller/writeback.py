@@ -244,7 +244,7 @@ class WriteBack:
         return dump({"apiVersion": "turnout/v1", "kind": address.kind, "metadata": {"name": address.name}, "spec": spec})
 
     def _overlay_path(self, address: Address) -> str:
-        shared = self.tree.files[address][0]
+        shared = self.tree.files.get(address)[0]
         plural, file = shared.split("/")[-2:]
         return f"environments/{self.tree.settings.environment}/state/{plural}/{file}"
 

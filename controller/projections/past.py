@@ -150,13 +150,15 @@ _STEPS = {
 
 
 def _mark(state: Mapping[str, Any]) -> str:
-    """`1` in the inventory: made by this controller and not removed, or perhaps made (an open intent counts).
+    """Two letters that tell keys apart without reading their states.
 
-    `2`: not there, but with a condition or a write-back that somebody has to look at. `0`: nothing to do.
+    `1` in the inventory: made by this controller and not removed, or perhaps made (an open intent counts). `2`: not there, but
+    with a condition. `0`: nothing to do. Then `w` while a write-back is under way, else `-`.
     """
+    writing = "w" if state.get("writing") else "-"
     if state.get("exists") or state.get("intents"):
-        return "1"
-    return "2" if state.get("conditions") or state.get("writing") else "0"
+        return f"1{writing}"
+    return f"2{writing}" if state.get("conditions") else f"0{writing}"
 
 
 PAST = Projection(

@@ -51,13 +51,15 @@ def _key(target: Mapping[str, Any]) -> str:
 
 
 def _version(state: dict[str, Any], target: Mapping[str, Any], sequence: int) -> dict[str, Any]:
-    """The entry of a version; the one that was touched longest ago goes when there are too many."""
+    """The entry of a version; those that were touched longest ago go when there are too many."""
     versions: dict[str, dict[str, Any]] = state.setdefault("versions", {})
     key = _key(target)
     found = versions.get(key)
     if found is None:
-        if len(versions) >= HISTORY_KEPT:
-            del versions[min(versions, key=lambda each: versions[each]["touched"])]
+        if len(versions) >= 2 * HISTORY_KEPT:  # in batches, so that a long history stays cheap to fold
+            oldest = sorted(versions, key=lambda each: int(versions[each]["touched"]))
+            for gone in oldest[:HISTORY_KEPT]:
+                del versions[gone]
         found = versions[key] = {
             "model": target["model"],
             "endpoint": target["endpoint"],
