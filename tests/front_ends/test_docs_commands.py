@@ -34,7 +34,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: str(value)[:60])
 def test_the_command_exists(page: str, line: str) -> None:
-    words = shlex.split(re.split(r"\s(?:\||\|\||&&|>|2>|#|&)(?:\s|$)", line)[0], comments=True)[1:]
+    words = shlex.split(re.split(r"\s(?:\||\|\||&&|>|2>|#|&)(?:\s|$)", line.replace("\\|", "|"))[0], comments=True)[1:]
     words = [word for word in words if not word.startswith("<")]
     group = _group()
     context = click.Context(group, info_name="turnout")
