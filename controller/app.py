@@ -22,10 +22,9 @@ from controller.change import Plan
 from controller.clients import Clients
 from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
-from controller.clients.git_remote import Remote
 from controller.errors import LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
 from controller.events import Event
-from controller.kind import Kind, Known, Observed, Past, Unknown
+from controller.kind import Kind, Observed, Past, Unknown
 from controller.kinds import find
 from controller.log import GitLog
 from controller.pool import ThreadPool
@@ -431,6 +430,3 @@ def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: boo
     if not declared and past.exists and seen is None:
         return "Unknown", "not looked at"
     return ("Healthy", past.ended or "as git says") if past.exists else ("Missing", past.ended or "not there")
-
-
-__all__ = ["Controller", "Known", "Link", "Remote", "Settings", "Status", "data_folder", "health_of"]

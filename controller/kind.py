@@ -180,13 +180,6 @@ class Findable(Protocol):
     def find(self, intent: Intent) -> Outcome | Unknown | None: ...
 
 
-@runtime_checkable
-class Stoppable(Protocol):
-    """Work that can be given up."""
-
-    def stop(self, intent: Intent) -> None: ...
-
-
 @dataclass(frozen=True)
 class Kind(Generic[S, O]):
     """One folder under `kinds/`. `declared`: no object of its own, the gateway carries it out."""

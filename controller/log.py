@@ -316,10 +316,6 @@ class GitLog:
     def _from_tree(self, commit: str, newest: Segment) -> list[tuple[Segment, str]]:
         return [(Segment(commit, number, 0, newest.first - 1), commit) for number in range(newest.number - 1, -1, -1)]
 
-    def commit_of(self, sequence: int) -> str:
-        """The commit that holds an event."""
-        return next((segment.commit for segment, _ in self.segments(sequence - 1)[:1]), "")
-
     def _whole(self, event: Event, commit: str) -> Event:
         """With the values that were too large for the line, from the blobs of its commit."""
         data = dict(event.data)

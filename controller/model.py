@@ -81,15 +81,6 @@ Worsening = Annotated[
     Field(ge=0, le=1000),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}, {"type": "number", "minimum": 0}]}),
 ]
-SecretReference = Annotated[
-    str,
-    BeforeValidator(_text),
-    Field(
-        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|output:[A-Za-z]+/[a-z0-9_.-]+#.+)$",
-        description="Where the secret is: env:NAME, file:PATH or output:Kind/name#key. Never the value.",
-    ),
-]
-
 LocalSecret = Annotated[
     str,
     BeforeValidator(_text),

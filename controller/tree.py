@@ -7,7 +7,7 @@ blobs, so an unchanged repository is not parsed again. Nothing else in the flow 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from controller.address import NAME, NAME_RULE, Address
 from controller.clients.git import Entry as Blob
 from controller.clients.git import Repository
-from controller.document import Document, DocumentError, parse, plain
+from controller.document import Document, DocumentError, parse
 from controller.errors import Problem, SettingsError, listed, nearest
 from controller.kind import Kind, Past
 from controller.model import Name, Spec, Text
@@ -485,16 +485,3 @@ def _merge(base: Any, patch: Any) -> Any:
     if isinstance(base, dict) and isinstance(patch, dict):
         return {**base, **{key: _merge(base.get(key), value) for key, value in patch.items()}}
     return patch
-
-
-def documents_of(source: Source, paths: tuple[str, ...]) -> Iterator[tuple[str, bytes, Document]]:
-    """Content and document of some files of a tree, for write-back."""
-    for path in paths:
-        folder, _, _ = path.rpartition("/")
-        for blob in source.entries(folder):
-            if blob.path == path:
-                content = source.read(blob.id)
-                yield path, content, parse(content)
-
-
-__all__ = ["CommitSource", "FilesSource", "Source", "Tree", "documents_of", "environments_of", "plain", "read", "read_settings"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,5 +149,3 @@ class Cache:
 
 _encode_row = msgspec.msgpack.Encoder(enc_hook=str).encode
 _decode_row = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
-
-Folded = Mapping[str, Any]

@@ -105,13 +105,6 @@ class Folds:
         tip = getattr(self.log, "tip", "") or ""
         self.cache.keep_folds(changed, position=str(self.position), tip=tip, forms=self.forms)
 
-    def rebuild(self) -> None:
-        """From nothing."""
-        self.cache.forget_folds()
-        self.position = 0
-        self._open_tables()
-        self.catch_up()
-
     def state(self, name: str, key: str) -> Mapping[str, Any]:
         return self.tables[name][key]
 
