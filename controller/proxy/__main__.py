@@ -5,23 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
 import uvloop
 
-from .gate import Gate
-from .inbound import ClientConnection
-from .routefile import read_table
-
-_DRAIN_S = 10.0
-_IDLE_S = 120.0  # a client that says nothing for so long is not waited for
-
-
-class _CannotStart(Exception):
-    """Its text is the one line that the user gets."""
+from .server import CannotStart, Options, Server
 
 
 def _arguments() -> argparse.Namespace:
@@ -31,90 +22,65 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="where the route table and the figures are kept")
     parser.add_argument("--token-file", type=Path, help="the bearer token of the admin routes")
     parser.add_argument("--routes", type=Path, help="the first table, where --data has none yet")
+    parser.add_argument("--config", type=Path, help="a file that decides alone and is followed when it changes (YAML or a table)")
+    parser.add_argument("--access-log", default="", help="one JSON line a request is appended here; - is standard output")
+    parser.add_argument("--otel", default="", help="URL of an OTLP/HTTP collector that gets a span a request")
+    parser.add_argument("--drain", type=float, default=10.0, help="seconds that requests in flight have to end on SIGTERM")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _first_table(gate: Gate, routes: Path | None) -> None:
-    found = gate.route_file.load()
-    if found is None and routes is not None:
-        try:
-            found = read_table(routes)
-            gate.route_file.store(found[1], None)
-        except (OSError, ValueError) as error:
-            raise _CannotStart(f"{routes}: {error}") from None
-    if found is not None:
-        gate.adopt(*found)
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        data=arguments.data,
+        host=arguments.host,
+        port=arguments.port,
+        token_file=arguments.token_file,
+        routes=arguments.routes,
+        fixed=arguments.config,
+        access_log=arguments.access_log,
+        otel=arguments.otel,
+        drain_s=arguments.drain,
+        worker=arguments.worker or 0,
+        workers=arguments.workers,
+    )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
-    except (OSError, OverflowError) as error:
-        text = getattr(error, "strerror", None) or error
-        raise _CannotStart(f"cannot listen on {host}:{port}: {text}") from None
-    listener.setblocking(False)
-    return listener
-
-
-async def _serve(arguments: argparse.Namespace) -> None:
+async def _serve(options: Options, *, worker: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    try:
-        arguments.data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _CannotStart(f"{arguments.data}: {error.strerror}") from None
-    listener = _listen(arguments.host, arguments.port)
-    gate = Gate(loop, arguments.data, arguments.token_file)
-    _first_table(gate, arguments.routes)
-    server = await loop.create_server(lambda: ClientConnection(gate), sock=listener)
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"proxy listening on http://{shown}:{port}", flush=True)
-    chores = [loop.create_task(gate.stats_file.keep(gate.stats)), loop.create_task(_close_idle(gate))]
-    await stop.wait()
-    server.close()
-    await _drain(gate)
-    for chore in chores:
-        chore.cancel()
-    await asyncio.gather(*chores, return_exceptions=True)
-    gate.pool.close()
-    gate.stats_file.write(gate.stats)
+    if options.fixed is not None:
+        from .config import read_config
 
-
-async def _close_idle(gate: Gate) -> None:
-    while True:
-        await asyncio.sleep(_IDLE_S / 4)
-        oldest = gate.loop.time() - _IDLE_S
-        for client in list(gate.connections):
-            if client.idle and client.heard_at < oldest:
-                client.close()
-
-
-async def _drain(gate: Gate) -> None:
-    """Idle clients are closed, busy ones get their answers, and after ten seconds the rest is cut off."""
-    gate.draining = True
-    deadline = gate.loop.time() + _DRAIN_S
-    while gate.connections and gate.loop.time() < deadline:
-        for client in list(gate.connections):
-            if client.idle:
-                client.close()
-        await asyncio.sleep(0.02)
-    for client in list(gate.connections):
-        client.abort()
-    await asyncio.sleep(0)
+        server = Server(options, read_config)
+    else:
+        server = Server(options)
+    await server.start()
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"proxy listening on http://{shown}:{server.port}", flush=True)
+    parent = os.getppid()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0 if worker else None)
+        if worker and os.getppid() != parent:
+            break  # a worker does not outlive its supervisor
+    await server.stop()
 
 
 def main() -> int:
+    arguments = _arguments()
+    options = _options(arguments)
     try:
+        if options.workers > 1 and arguments.worker is None:
+            from .workers import supervise
+
+            return supervise(options, sys.argv[1:])
         with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(_serve(_arguments()))
-    except _CannotStart as error:
+            uvloop.run(_serve(options, worker=arguments.worker is not None))
+    except CannotStart as error:
         print(f"proxy: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,21 +1,29 @@
-"""How the control plane reads and replaces the route table; the only part of the surface that needs a token."""
+"""The part of the surface that needs a token: the route table, the records of requests, the sessions."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+import msgspec
 
 from .pages import JSON, Page, error_page, json_page
-from .table import decode, problems
 
 if TYPE_CHECKING:
-    from .gate import Gate
-    from .inbound import Request
+    from .books import Books
+    from .inbound import ClientConnection, Request
+    from .live import Live
+    from .record import Record
+
+_MOST = 1000
+_BEHIND = 1000  # records that a slow reader of the stream may be behind
 
 
 def refusal(request: Request, token_file: Path | None) -> Page | None:
-    """Why this request may not touch the table, or None if it may. The file is read each time: a token can rotate."""
+    """Why this request may not see or change what is behind the token, or None. The file is read each time: it can rotate."""
     token = b""
     if token_file is not None:
         try:
@@ -23,18 +31,17 @@ def refusal(request: Request, token_file: Path | None) -> Page | None:
         except OSError:
             token = b""
     if not token:
-        return error_page(403, "The proxy has no token, so nobody may read or write its table", "forbidden")
+        return error_page(403, "The proxy has no token, so nobody may see or change this", "forbidden")
     scheme, _, given = (request.header(b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token):
         return error_page(401, "A valid bearer token is needed", "unauthorized", b"www-authenticate: Bearer\r\n")
     return None
 
 
-def current_table(gate: Gate, request: Request) -> Page:
+def current_table(live: Live | None, request: Request) -> Page:
     """The table as it was written, byte for byte."""
-    live = gate.live
     if live is None:
-        return json_page(404, {"current": _current(gate), "error": "There is no route table yet"})
+        return json_page(404, {"current": {"serial": 0, "digest": ""}, "error": "There is no route table yet"})
     etag = b"etag: %b\r\n" % live.etag
     wanted = [tag.strip().removeprefix(b"W/") for tag in (request.header(b"if-none-match") or b"").split(b",")]
     if live.etag in wanted or b"*" in wanted:
@@ -42,32 +49,78 @@ def current_table(gate: Gate, request: Request) -> Page:
     return Page(200, live.raw, JSON, etag)
 
 
-async def replace_table(gate: Gate, raw: bytes) -> Page:
-    """Accepts a table that is valid and was made for the one in service; it is on disk before it is in service."""
+def number(request: Request, name: str, default: int) -> int:
+    """A whole number from the query; nonsense is the default."""
+    query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
     try:
-        table = decode(raw)
-    except (ValueError, RecursionError) as error:
-        return json_page(422, {"error": "This is not a route table", "problems": [str(error)]})
-    found = problems(table)
-    if found:
-        return json_page(422, {"error": "The route table is not valid", "problems": found})
-    async with gate.replacing:
-        live = gate.live
-        digest = live.table.digest if live is not None else ""
-        if table.digest == digest:
-            return json_page(200, {"serial": table.serial, "digest": digest, "replaced": False})
-        if table.replaces != digest:
-            text = f"The table replaces {table.replaces or 'none'!r}, but {digest or 'none'!r} is in service"
-            return json_page(409, {"current": _current(gate), "error": text})
-        replaced = live.raw if live is not None else None
-        try:
-            await gate.loop.run_in_executor(None, gate.route_file.store, raw, replaced)
-        except OSError as error:
-            return error_page(500, f"The table cannot be written: {error.strerror}", "not_written")
-        gate.adopt(table, raw)
-    return json_page(200, {"serial": table.serial, "digest": table.digest, "replaced": True})
+        return max(0, int(query[name][0]))
+    except (KeyError, ValueError):
+        return default
 
 
-def _current(gate: Gate) -> dict[str, int | str]:
-    live = gate.live
-    return {"serial": live.table.serial, "digest": live.table.digest} if live else {"serial": 0, "digest": ""}
+def records(books: Books, request: Request) -> Page:
+    """The requests that ended after `?after=` (a number of the page before), oldest first, at most `?limit=`."""
+    newest, found = books.records(number(request, "after", 0), min(number(request, "limit", 100), _MOST))
+    return json_page(200, {"newest": newest, "requests": found})
+
+
+def sessions(books: Books, request: Request) -> Page:
+    return json_page(
+        200, {"known": len(books.sessions), "sessions": books.sessions.shown(min(number(request, "limit", 100), _MOST))}
+    )
+
+
+class RecordStream:
+    """Requests as server-sent events, as they end. A reader that is too slow is cut off; it may come again with `?after=`."""
+
+    def __init__(self, books: Books, client: ClientConnection, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        self._books = books
+        self._client = client
+        self._loop = loop
+        self._number = books.number
+        self._waiting: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = client.paused
+        after = request.header(b"last-event-id")
+        start = int(after) if after is not None and after.isdigit() else number(request, "after", books.number)
+        newest, found = books.records(start, _MOST)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        numbered = enumerate(found, newest - len(found) + 1)
+        client.write([head, *(_event(at, record) for at, record in numbered)])
+        books.listeners.append(self._ended)
+        self._keep_open()
+
+    def _ended(self, record: Record) -> None:
+        self._number = self._books.number
+        self._waiting.append(_event(self._number, record))
+        if len(self._waiting) > _BEHIND:
+            self.client_gone()
+            self._client.cut_off()
+        elif len(self._waiting) == 1 and not self._paused:
+            self._loop.call_later(0.05, self._flush)
+
+    def _flush(self) -> None:
+        if self._waiting and not self._paused:
+            waiting, self._waiting = self._waiting, []
+            self._client.write(waiting)
+
+    def _keep_open(self) -> None:
+        self._client.write([b": alive\n\n"])
+        self._timer = self._loop.call_later(15, self._keep_open)
+
+    def client_gone(self) -> None:
+        if self._ended in self._books.listeners:
+            self._books.listeners.remove(self._ended)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._flush()
+
+
+def _event(at: int, record: Record) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (at, msgspec.json.encode(record))

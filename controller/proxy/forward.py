@@ -5,68 +5,72 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .body import with_model
+from .strategies import prefix_key
 
 if TYPE_CHECKING:
     from .live import Target
-    from .outbound import Headers
-
-HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-# The answer must stay readable for the usage, so no encoding is asked for; the client's keys are not the vendor's.
-_DROPPED = HOP_BY_HOP | {
-    b"accept-encoding",
-    b"api-key",
-    b"authorization",
-    b"content-length",
-    b"expect",
-    b"host",
-    b"x-api-key",
-    b"x-turnout-variant",
-}
+    from .replica import Replica
 
 
 class Forward:
-    """What of a request is the same for every target; a fallback or a shadow is asked from the same object."""
+    """What of a request is the same for every target; a fallback or a shadow is asked from the same object.
 
-    __slots__ = ("_body", "_lines", "_path", "_spans", "_with")
+    `repeatable` = a try that brought no byte of an answer may be made again elsewhere. Asking a model for a text changes
+    nothing but the bill; of any other POST nobody knows. `judged` = it counts for the variant that answers.
+    """
 
-    def __init__(self, path: bytes, headers: Headers, body: bytes, spans: list[tuple[int, int]]) -> None:
-        self._path = path  # after the /v1 that the endpoint's URL ends with
-        named = named_by_connection(headers)
-        self._lines = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] not in _DROPPED and header[0] not in named)
+    __slots__ = ("_body", "_lines", "_method", "_path", "_spans", "_with", "judged", "repeatable")
+
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        lines: bytes,
+        body: bytes,
+        spans: list[tuple[int, int]],
+        *,
+        repeatable: bool = True,
+        judged: bool = True,
+    ) -> None:
+        self._method = method
+        self._path = path  # after the /v1 that the endpoint's URL ends with, with the query
+        self._lines = lines
         self._body = body
         self._spans = spans
         self._with: tuple[str, bytes] | None = None
+        self.repeatable = repeatable
+        self.judged = judged
+
+    @property
+    def size(self) -> int:
+        """Of the client's body, in bytes."""
+        return len(self._body)
+
+    def affinity(self, kind: str, session: str | None) -> bytes | None:
+        """What requests that should meet the same KV cache have in common. Without a session it is how they begin."""
+        if not kind:
+            return None
+        if kind == "session" and session is not None:
+            return session.encode("utf-8", "surrogateescape")
+        return prefix_key(self._body)
 
     def body(self, target: Target) -> bytes:
+        if not self._spans:
+            return self._body
         if self._with is None or self._with[0] != target.model:
             self._with = (target.model, with_model(self._body, self._spans, target.model))
         return self._with[1]
 
-    def head(self, target: Target) -> bytes:
+    def head(self, target: Target, replica: Replica) -> bytes:
         """Raises KeyMissing."""
-        upstream = target.upstream
-        return b"POST %b%b HTTP/1.1\r\n%b%b%baccept-encoding: identity\r\ncontent-length: %d\r\n\r\n" % (
-            upstream.prefix,
+        body = self.body(target)
+        length = b"content-length: %d\r\n" % len(body) if body or self._method not in (b"GET", b"HEAD") else b""
+        return b"%b %b%b HTTP/1.1\r\n%b%b%baccept-encoding: identity\r\n%b\r\n" % (
+            self._method,
+            replica.prefix,
             self._path,
-            upstream.host_line,
-            upstream.authorization(),
+            replica.host_line,
+            target.authorization(),
             self._lines,
-            len(self.body(target)),
+            length,
         )
-
-
-def named_by_connection(headers: Headers) -> set[bytes]:
-    """Headers that a `Connection` header declares to be for this hop only."""
-    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}

@@ -11,8 +11,7 @@ import httptools
 from .pages import Page, error_page
 
 if TYPE_CHECKING:
-    from .gate import Gate
-    from .outbound import Headers
+    from .ask import Headers
 
 _HEAD_LIMIT = 64 * 1024
 _LINGER_S = 2.0
@@ -24,6 +23,19 @@ class Current(Protocol):
     def client_gone(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+class Host(Protocol):
+    """What a client's connection has to know of the proxy."""
+
+    loop: asyncio.AbstractEventLoop
+    connections: set[ClientConnection]
+    draining: bool
+    held: int  # bytes of bodies in memory, of all connections
+
+    def body_limit(self, request: Request) -> int: ...
+    def has_room(self) -> bool: ...
+    def dispatch(self, client: ClientConnection, request: Request) -> Current | None: ...
 
 
 class Request:
@@ -54,8 +66,9 @@ class Request:
 class ClientConnection(asyncio.Protocol):
     """A client. Requests that it pipelines wait in order; while some wait, nothing more is read."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, host: Host, *, trusted: bool = False) -> None:
+        self.trusted = trusted  # another worker of this proxy, on a socket of its own
+        self._host = host
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()
@@ -70,8 +83,15 @@ class ClientConnection(asyncio.Protocol):
         self._head_size = 0
         self._head_done = False
         self._continue = False
+        self._held = 0
+        self._size_of_current = 0
         self.paused = False
-        self.heard_at = gate.loop.time()
+        self.heard_at = host.loop.time()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the proxy is about to end, so that no answer may promise another one."""
+        return self._host.draining
 
     @property
     def idle(self) -> bool:
@@ -81,12 +101,13 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._gate.connections.add(self)
+        self._host.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gate.connections.discard(self)
+        self._host.connections.discard(self)
         self._deaf = True
         self._waiting.clear()
+        self._let_go(self._held)
         current, self._current = self._current, None
         if current is not None:
             current.client_gone()
@@ -104,7 +125,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self.heard_at = self._gate.loop.time()
+        self.heard_at = self._host.loop.time()
         if not self._head_done:
             self._head_size += len(data)
         try:
@@ -156,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
         if hosts > 1 or (not hosts and not request.http10):
             raise ValueError("There must be one Host header")
         self._head_done, self._size = True, 0
-        self._limit = self._gate.body_limit(request)
+        self._limit = self._host.body_limit(request)
         length = request.header(b"content-length")
         if length is not None and int(length) > self._limit:
             self._too_large()
@@ -175,7 +196,17 @@ class ClientConnection(asyncio.Protocol):
         if self._size > self._limit:
             self._too_large()
             return
+        if not self._host.has_room():
+            text = "The proxy holds as many requests as its memory allows"
+            self._refuse(429, text, "overloaded", b"retry-after: 1\r\n")
+            return
+        self._held += len(data)
+        self._host.held += len(data)
         self._parts.append(data)
+
+    def _let_go(self, size: int) -> None:
+        self._held -= size
+        self._host.held -= size
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
@@ -193,11 +224,13 @@ class ClientConnection(asyncio.Protocol):
     def _too_large(self) -> None:
         self._refuse(413, f"The body is larger than {self._limit >> 20} MiB", "request_too_large")
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
+    def _refuse(self, status: int, message: str, code: str, headers: bytes = b"") -> None:
         """Queued like any request, so that the answers before it go out before it."""
         request = Request()
+        if self._incoming is not None:
+            request.target = self._incoming.target
         request.keep_alive = False
-        request.refusal = error_page(status, message, code)
+        request.refusal = error_page(status, message, code, headers, request.target)
         self._deaf = True
         self._parts = []
         self._incoming = None
@@ -207,10 +240,11 @@ class ClientConnection(asyncio.Protocol):
         while self._waiting and not self._busy:
             self._busy = True
             request = self._waiting.popleft()
+            self._size_of_current = len(request.body)
             if request.refusal is not None:
                 self._answer_and_linger(request, request.refusal)
                 return
-            self._current = self._gate.dispatch(self, request)
+            self._current = self._host.dispatch(self, request)
             if not self._busy:
                 self._current = None
         if self._continue and not self._busy:
@@ -233,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, request: Request, page: Page) -> None:
         """Answer the current request with a page of the proxy's own."""
-        keep_alive = request.keep_alive and not self._gate.draining
+        keep_alive = request.keep_alive and not self._host.draining
         head_only = request.method == b"HEAD"
         self.write([page.encode(head_only=head_only, keep_alive=keep_alive, http10=request.http10)])
         self.finished(keep_alive)
@@ -241,7 +275,10 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, keep_alive: bool) -> None:
         """The current request is answered; on to the next."""
         self._current = None
-        self.heard_at = self._gate.loop.time()
+        if self._size_of_current:
+            self._let_go(self._size_of_current)
+            self._size_of_current = 0
+        self.heard_at = self._host.loop.time()
         if not keep_alive:
             self._deaf = True
             self._waiting.clear()
@@ -249,7 +286,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._busy = False
         if self._waiting or self._continue:
-            self._gate.loop.call_soon(self._go_on)
+            self._host.loop.call_soon(self._go_on)
 
     def cut_off(self) -> None:
         """The answer cannot be finished; closing without its end is how the client learns of it."""
@@ -272,4 +309,4 @@ class ClientConnection(asyncio.Protocol):
             self._read(True)
             if self._transport.can_write_eof():
                 self._transport.write_eof()
-            self._gate.loop.call_later(_LINGER_S, self.close)
+            self._host.loop.call_later(_LINGER_S, self.close)

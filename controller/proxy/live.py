@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import random
-from urllib.parse import urlsplit
 
-from .keys import resolve
-from .table import Endpoint, Price, Route, RouteTable, Variant
+from .accounts import Account, Accounts
+from .ask import slots
+from .keys import Credential
+from .metrics import Series
+from .pool import Pool
+from .stats import Cell, Stats
+from .table import Client, Route, RouteTable, Variant
 
 _NAMES = 2000  # at most so many are compared for "did you mean"
 
@@ -31,48 +35,28 @@ def pick(variants: list[Variant], at: float) -> int:
     return 0 if variants[0].weight > 0 else last
 
 
-class Upstream:
-    """An endpoint as the proxy connects to it."""
-
-    __slots__ = ("_api_key", "host", "host_line", "name", "port", "prefix", "timeout_s", "tls")
-
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
-        url = urlsplit(endpoint.url)
-        self.name = name
-        self.tls = url.scheme == "https"
-        self.host = url.hostname or ""
-        self.port = url.port or (443 if self.tls else 80)
-        self.prefix = url.path.rstrip("/").encode("ascii")
-        self.host_line = b"host: " + url.netloc.encode("ascii") + b"\r\n"
-        self.timeout_s = endpoint.timeout_s
-        self._api_key = endpoint.api_key
-
-    def authorization(self) -> bytes:
-        """The header line with the endpoint's key, resolved now; raises KeyMissing."""
-        if not self._api_key:
-            return b""
-        return b"authorization: Bearer " + resolve(self._api_key).encode("ascii") + b"\r\n"
-
-
 class Target:
     """One variant of one route, with the header lines that tell the client who answered."""
 
-    __slots__ = ("agent", "headers", "model", "price", "step", "upstream", "variant", "version")
+    __slots__ = ("agent", "authorization", "cell", "headers", "model", "pool", "price", "series", "step", "variant", "version")
 
-    def __init__(self, agent: str, step: str, variant: Variant, upstream: Upstream) -> None:
+    def __init__(self, agent: str, step: str, variant: Variant, pool: Pool, credential: Credential) -> None:
         self.agent = agent
         self.step = step
         self.variant = variant.name
         self.version = variant.version
         self.model = variant.model
-        self.price: Price | None = variant.price
-        self.upstream = upstream
+        self.price = variant.price
+        self.pool = pool
+        self.authorization = credential.line
+        self.cell: Cell | None = None  # where its figures are, from its first request on
+        self.series: Series | None = None
         shown = {
             "agent": agent,
             "variant": variant.name,
             "version": variant.version,
             "model": variant.model,
-            "endpoint": upstream.name,
+            "endpoint": variant.endpoint,
         }
         if step:
             shown["step"] = step
@@ -84,18 +68,16 @@ class Target:
 class LiveRoute:
     """A route with its targets. `tripped` is the one thing here that changes: the guard sets it."""
 
-    __slots__ = ("_by_name", "agent", "route", "shadow", "targets", "tripped")
+    __slots__ = ("_by_name", "account", "agent", "route", "shadow", "targets", "tripped")
 
-    def __init__(self, agent: str, route: Route, upstreams: dict[str, Upstream], tripped: bool) -> None:
-        self.agent = agent
+    def __init__(self, route: Route, targets: list[Target], shadow: Target | None, account: Account, tripped: bool) -> None:
+        self.agent = targets[0].agent
         self.route = route
         self.tripped = tripped
-        self.targets = [Target(agent, route.step, variant, upstreams[variant.endpoint]) for variant in route.variants]
-        self._by_name = {target.variant: target for target in self.targets}
-        self.shadow: Target | None = None
-        if route.shadow is not None and route.shadow.percent > 0:
-            variant = route.shadow.variant
-            self.shadow = Target(agent, route.step, variant, upstreams[variant.endpoint])
+        self.targets = targets
+        self.shadow = shadow
+        self.account = account
+        self._by_name = {target.variant: target for target in targets}
 
     def choose(self, session: str | None, forced: str | None) -> Target:
         """Who answers this request. A tripped guard outweighs everything; an unknown forced name does nothing."""
@@ -111,15 +93,50 @@ class LiveRoute:
         return self.route.shadow is not None and random.random() * 100 < self.route.shadow.percent
 
 
+class LiveClient:
+    """A client that showed one of its keys."""
+
+    __slots__ = ("account", "agents", "name")
+
+    def __init__(self, name: str, client: Client, account: Account) -> None:
+        self.name = name
+        self.agents = frozenset(client.agents)
+        self.account = account
+
+    def may_ask(self, agent: str) -> bool:
+        return not self.agents or agent in self.agents
+
+
 class Live:
     """The table in service, exactly as it was written (`raw`) and ready for use. Replaced as a whole, never changed."""
 
-    def __init__(self, table: RouteTable, raw: bytes, tripped: set[str]) -> None:
+    def __init__(self, table: RouteTable, raw: bytes, pools: dict[str, Pool], stats: Stats, accounts: Accounts) -> None:
         self.table = table
         self.raw = raw
         self.etag = f'"{table.digest}"'.encode("ascii")
-        upstreams = {name: Upstream(name, endpoint) for name, endpoint in table.endpoints.items()}
-        self.routes = {agent: LiveRoute(agent, route, upstreams, agent in tripped) for agent, route in table.routes.items()}
+        self.slots = slots(table.headers)
+        self.closed = bool(table.clients)  # whether a key is needed
+        self._keys = {
+            digest: LiveClient(name, client, accounts.of("client", name))
+            for name, client in table.clients.items()
+            for digest in client.keys
+        }
+        credentials = {name: Credential(endpoint.api_key, endpoint.auth) for name, endpoint in table.endpoints.items()}
+
+        def target(agent: str, step: str, variant: Variant) -> Target:
+            return Target(agent, step, variant, pools[variant.endpoint], credentials[variant.endpoint])
+
+        self.routes: dict[str, LiveRoute] = {}
+        for agent, route in table.routes.items():
+            copies = route.shadow is not None and route.shadow.percent > 0
+            shadow = target(agent, route.step, route.shadow.variant) if route.shadow is not None and copies else None
+            targets = [target(agent, route.step, variant) for variant in route.variants]
+            tripped = stats.tripped(agent, route.step) is not None
+            self.routes[agent] = LiveRoute(route, targets, shadow, accounts.of("agent", agent), tripped)
+
+    def client(self, key: bytes | None) -> LiveClient | None:
+        """Who has this key."""
+        return None if key is None else self._keys.get(hashlib.sha256(key).hexdigest())
 
     def nearest(self, name: str) -> str | None:
         """The agent whose name is most like this one."""

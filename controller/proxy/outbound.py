@@ -1,14 +1,15 @@
-"""The side towards the models: connections, kept alive in a pool, that report an answer as it arrives."""
+"""The side towards the models: connections, kept alive by replica, that report an answer as it arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
-from .live import Upstream
+from .replica import Replica
 
 _HEAD_LIMIT = 64 * 1024
 _IDLE_S = 30.0  # an idle connection is not used again after this
@@ -30,9 +31,9 @@ class Reply(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to an origin. It serves one request after another, and is closed whenever anything is odd."""
 
-    def __init__(self, pool: Pool, origin: Origin) -> None:
-        self._pool = pool
-        self.origin = origin
+    def __init__(self, replica: Replica, clock: Callable[[], float]) -> None:
+        self._replica = replica
+        self._clock = clock
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -76,7 +77,7 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Nobody wants the answer any more. Closing is the only way to tell the upstream."""
         self._reply = None
-        self._pool.forget(self)
+        self._leave()
         if self._transport is not None:
             self._transport.abort()
 
@@ -111,7 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
             reply.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
+        self._leave()
         reply, self._reply = self._reply, None
         if reply is None:
             return
@@ -122,13 +123,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _finish(self, reply: Reply) -> None:
         self._reply = None
-        if self._broken or not self._keep_alive:
-            if self._transport is not None:
-                self._transport.close()
+        transport = self._transport
+        if self._broken or not self._keep_alive or transport is None or transport.get_write_buffer_size():
+            if transport is not None:
+                transport.close()  # also where it answered before it had read everything
         else:
             self.resume()
             self._reused = True
-            self._pool.give(self)
+            self._wait()
         reply.ended()
 
     # httptools
@@ -177,20 +179,31 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()  # afterwards the parser no longer knows
 
+    def _wait(self) -> None:
+        replica = self._replica
+        self.idle_since = self._clock()
+        if replica.draining:
+            self.abort()
+            return
+        if len(replica.idle) >= _IDLE_MAX:
+            replica.idle.pop(0).abort()
+        replica.idle.append(self)
 
-Origin = tuple[str, int, bool]
+    def _leave(self) -> None:
+        if self in self._replica.idle:
+            self._replica.idle.remove(self)
 
 
-class Pool:
-    """Idle connections by origin; the one that was used last goes first, so that the rest can grow old and go."""
+class Dialer:
+    """Opens connections, and takes the one that was used last first, so that the rest can grow old and go."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._idle: dict[Origin, list[UpstreamConnection]] = {}
         self._tls: ssl.SSLContext | None = None
 
-    def take(self, upstream: Upstream) -> UpstreamConnection | None:
-        idle = self._idle.get((upstream.host, upstream.port, upstream.tls))
+    def take(self, replica: Replica) -> UpstreamConnection | None:
+        """An idle connection."""
+        idle = replica.idle
         oldest = self._loop.time() - _IDLE_S
         while idle:
             connection = idle.pop()
@@ -199,32 +212,20 @@ class Pool:
             connection.abort()
         return None
 
-    async def connect(self, upstream: Upstream) -> UpstreamConnection:
-        origin = (upstream.host, upstream.port, upstream.tls)
-        if upstream.tls and self._tls is None:
+    async def connect(self, replica: Replica) -> UpstreamConnection:
+        """A new connection; raises OSError or ValueError."""
+        if replica.tls and self._tls is None:
             self._tls = ssl.create_default_context()
         _, connection = await self._loop.create_connection(
-            lambda: UpstreamConnection(self, origin),
-            upstream.host,
-            upstream.port,
-            ssl=self._tls if upstream.tls else None,
+            lambda: UpstreamConnection(replica, self._loop.time),
+            replica.host,
+            replica.port,
+            ssl=self._tls if replica.tls else None,
         )
         return connection
 
-    def give(self, connection: UpstreamConnection) -> None:
-        connection.idle_since = self._loop.time()
-        idle = self._idle.setdefault(connection.origin, [])
-        if len(idle) >= _IDLE_MAX:
-            idle.pop(0).abort()
-        idle.append(connection)
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        idle = self._idle.get(connection.origin)
-        if idle and connection in idle:
-            idle.remove(connection)
-
-    def close(self) -> None:
-        for idle in self._idle.values():
-            for connection in list(idle):
-                connection.abort()
-        self._idle.clear()
+    def close_old(self, replica: Replica) -> None:
+        """Idle connections beyond their time; the oldest stand first."""
+        oldest = self._loop.time() - _IDLE_S
+        while replica.idle and replica.idle[0].idle_since < oldest:
+            replica.idle.pop(0).abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,9 @@ import msgspec
 JSON = b"application/json"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
+MESSAGES = b"/v1/messages"
+RESPONSES = b"/v1/responses"
+_ANTHROPIC = {"endpoint_busy": "overloaded_error", "overloaded": "overloaded_error"}
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
 
 
@@ -45,21 +49,40 @@ def json_page(status: int, content: Any, headers: bytes = b"") -> Page:
     return Page(status, msgspec.json.encode(content), JSON, headers)
 
 
-def error_object(message: str, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """The error as OpenAI's clients expect it."""
+def error_object(message: str, code: str, kind: str = "invalid_request_error", path: bytes = b"") -> dict[str, Any]:
+    """The error as OpenAI's clients expect it, or Anthropic's where theirs is asking."""
+    if path == MESSAGES:
+        return {"type": "error", "error": {"type": _ANTHROPIC.get(code, kind), "message": message, "code": code}}
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def error_page(status: int, message: str, code: str, headers: bytes = b"") -> Page:
+def error_page(status: int, message: str, code: str, headers: bytes = b"", path: bytes = b"") -> Page:
+    """A refusal with its reason; `code` is stable, the text is for people."""
+    return json_page(status, error_object(message, code, _kind(status), path), headers)
+
+
+def _kind(status: int) -> str:
     if status >= 500:
-        kind = "api_error"
-    elif status in (401, 403):
-        kind = "authentication_error"
-    else:
-        kind = "invalid_request_error"
-    return json_page(status, error_object(message, code, kind), headers)
+        return "api_error"
+    if status == 401:
+        return "authentication_error"
+    if status == 403:
+        return "permission_error"
+    if status == 402:
+        return "insufficient_quota"
+    if status == 429:
+        return "rate_limit_error"
+    if status == 404:
+        return "not_found_error"
+    return "invalid_request_error"
 
 
-def error_event(message: str, code: str) -> bytes:
+def retry_after(seconds: float) -> bytes:
+    """The header line for whoever may come again; nothing for 0."""
+    return b"retry-after: %d\r\n" % math.ceil(seconds) if seconds else b""
+
+
+def error_event(message: str, code: str, path: bytes = b"") -> bytes:
     """An error as the last event of a stream that broke."""
-    return b"data: " + msgspec.json.encode(error_object(message, code, "api_error")) + b"\n\n"
+    content = msgspec.json.encode(error_object(message, code, "api_error", path))
+    return b"%bdata: %b\n\n" % (b"event: error\n" if path in (MESSAGES, RESPONSES) else b"", content)

@@ -1,60 +1,86 @@
-"""One client's request on its way through: chosen, attempted, perhaps elsewhere too, and relayed chunk by chunk."""
+"""One client's request on its way through: chosen, visited, perhaps elsewhere too, and relayed chunk by chunk."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .attempt import Attempt, Failure
-from .forward import HOP_BY_HOP, Forward, named_by_connection
-from .pages import connection_line, error_event, error_page
+from .accounts import charge
+from .ask import HOP_BY_HOP, Ask, named_by_connection
+from .compare import Pair
+from .pages import connection_line, error_event, error_page, retry_after
+from .record import Record, slowest
+from .shadow import copy
+from .visit import Failure, Shared, Visit
 
 if TYPE_CHECKING:
-    from .gate import Gate
+    from .forward import Forward
     from .inbound import ClientConnection, Request
-    from .live import Live, LiveRoute
+    from .live import Live, LiveClient, LiveRoute
     from .outbound import Headers
+    from .usage import Usage
 
-_ELSEWHERE = (502, 503, 504)
-_NOT_RELAYED = HOP_BY_HOP | {b"content-length"}
+_ELSEWHERE = (429, 502, 503, 504)
+_NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+_CONTENT = 64 * 1024
 
 
 class Relay:
-    """The sink of a client's attempts. The table that the request began with is the one that it ends with."""
+    """The sink of a client's visits. The table that the request began with is the one that it ends with."""
 
     __slots__ = (
         "_agent",
-        "_attempt",
+        "_ask",
+        "_caller",
         "_chunked",
         "_client",
+        "_code",
         "_fallbacks",
-        "_forced",
         "_forward",
-        "_gate",
         "_keep_alive",
         "_last",
         "_live",
         "_out",
+        "_pair",
+        "_path",
+        "_paused_at",
+        "_paused_s",
         "_request",
-        "_session",
+        "_route",
+        "_sent",
+        "_shared",
         "_sized",
         "_sse",
         "_started",
+        "_status",
+        "_visit",
         "paused",
     )
 
     def __init__(
-        self, gate: Gate, live: Live, route: LiveRoute, client: ClientConnection, request: Request, forward: Forward
+        self,
+        shared: Shared,
+        live: Live,
+        route: LiveRoute,
+        client: ClientConnection,
+        caller: LiveClient | None,
+        request: Request,
+        path: bytes,
+        ask: Ask,
+        forward: Forward,
     ) -> None:
-        self._gate = gate
+        self._shared = shared
         self._live = live
+        self._route = route
         self._client = client
+        self._caller = caller
         self._request = request
+        self._path = path
+        self._ask = ask
         self._forward = forward
         self._agent = route.agent
         self._fallbacks = list(route.route.fallbacks)
-        self._session = request.text(b"x-session-id")
-        self._forced = request.text(b"x-turnout-variant")
-        self._attempt: Attempt | None = None
+        self._visit: Visit | None = None
+        self._pair: Pair | None = None
         self._keep_alive = request.keep_alive
         self._started = False  # whether the client has got a byte
         self._chunked = False
@@ -62,57 +88,83 @@ class Relay:
         self._sse = False
         self._out: list[bytes] = []
         self._last = b""
+        self._status = 0
+        self._code = ""
+        self._sent = 0
+        self._paused_at = 0.0
+        self._paused_s = 0.0
         self.paused = client.paused
 
-    def begin(self, route: LiveRoute) -> None:
-        target = route.choose(self._session, self._forced)
-        self._attempt = Attempt(self._gate, route, target, self._forward, self)
-        self._attempt.begin()
+    def begin(self) -> None:
+        """Ask, and send a copy to the shadow where the route says so."""
+        route = self._route
+        copied = route.shadow is not None and route.copied()
+        if copied:
+            stats, agent, step = self._shared.books.stats, route.agent, route.route.step
+            self._pair = Pair(lambda same, likeness: stats.compared(agent, step, same=same, likeness=likeness))
+        self._visit_route(route, whole=copied or self._live.table.content)
+        if copied and route.shadow is not None and self._pair is not None:
+            copy(self._shared, route, route.shadow, self._ask, self._forward, self._pair)
+
+    def _visit_route(self, route: LiveRoute, *, whole: bool) -> None:
+        target = route.choose(self._ask.session, self._ask.variant)
+        self._visit = Visit(self._shared, route, target, self._ask, self._forward, self, whole=whole)
+        self._visit.begin()
 
     # the client's side
 
     def client_gone(self) -> None:
-        if self._attempt is not None:
-            self._attempt.cancel()
+        if self._visit is not None:
+            self._visit.cancel()
+            self._write_down("499", error=False)
 
     def pause(self) -> None:
         self.paused = True
-        if self._attempt is not None:
-            self._attempt.pause()
+        self._paused_at = self._shared.loop.time()
+        if self._visit is not None:
+            self._visit.pause()
 
     def resume(self) -> None:
         self.paused = False
-        if self._attempt is not None:
-            self._attempt.resume()
+        self._paused_s += self._shared.loop.time() - self._paused_at
+        if self._visit is not None:
+            self._visit.resume()
 
-    # the attempt's sink
+    # the visit's sink
 
     def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> bool:
         if status in _ELSEWHERE and self._fallbacks:
             return False
-        assert self._attempt is not None
-        request, target = self._request, self._attempt.target
+        visit = self._visit
+        assert visit is not None
+        request, target = self._request, visit.target
         parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        named = named_by_connection(headers)
+        named: set[bytes] | tuple[()] = ()
         for name, value in headers:
+            if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+                named = named_by_connection(headers)
+        for header in headers:
+            name = header[0]
             if name in _NOT_RELAYED or name in named or name.startswith(b"x-turnout-"):
                 continue
             if name == b"content-type":
-                self._sse = value.lower().startswith(b"text/event-stream")
-            parts.append(b"%b: %b\r\n" % (name, value))
+                self._sse = header[1].lower().startswith(b"text/event-stream")
+            parts.append(b"%b: %b\r\n" % header)
         parts.append(target.headers)
+        parts.append(b"x-request-id: %b\r\n" % self._ask.id.encode())
         if target.agent != self._agent:
             parts.append(b"x-turnout-fallback-for: %b\r\n" % self._agent.encode("ascii", "backslashreplace"))
+        self._status = status
         self._sized = length is not None
         if length is not None:
             parts.append(b"content-length: %b\r\n" % length)
-        elif status not in (204, 304):
+        elif status not in (204, 304) and request.method != b"HEAD":
             if request.http10:
                 self._keep_alive = False
             else:
                 self._chunked = True
                 parts.append(b"transfer-encoding: chunked\r\n")
-        self._keep_alive = self._keep_alive and not self._gate.draining
+        self._keep_alive = self._keep_alive and not self._client.draining
         parts += (connection_line(self._keep_alive, request.http10), b"\r\n")
         self._out.append(b"".join(parts))
         self._started = True
@@ -123,6 +175,7 @@ class Relay:
             self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             self._out.append(data)
+        self._sent += len(data)
         if self._sse:
             self._last = data[-4:] if len(data) >= 4 else (self._last + data)[-4:]
 
@@ -134,29 +187,100 @@ class Relay:
             self._client.write(out)
 
     def ended(self) -> None:
-        self._attempt = None
+        visit = self._visit
+        if visit is not None and self._pair is not None and visit.capture is not None:
+            self._pair.add(visit.capture.content())
+        self._write_down(str(self._status), error=self._status == 429 or self._status >= 500)
         self._client.finished(self._keep_alive)
 
     def failed(self, failure: Failure) -> None:
-        self._attempt = None
         if self._started:
             self._broke_off(failure)
             return
         while failure.elsewhere and self._fallbacks:
             route = self._live.routes.get(self._fallbacks.pop(0))
             if route is not None:
-                self.begin(route)
+                self._visit_route(route, whole=self._live.table.content)
                 return
-        page = error_page(failure.status, failure.message, failure.code)
+        headers = b"%bx-request-id: %b\r\n" % (retry_after(failure.retry_s), self._ask.id.encode())
+        page = error_page(failure.status, failure.message, failure.code, headers, self._path)
+        self._status = failure.status
+        self._write_down(failure.code, error=True)
         self._client.answer(self._request, page)
 
     def _broke_off(self, failure: Failure) -> None:
         """A stream of events can say that it broke; any other answer can only be cut off."""
         if self._sized or not self._sse:
             self.flush(False)
+            self._write_down(failure.code, error=True)
             self._client.cut_off()
             return
         boundary = not self._last or self._last.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-        self.body((b"" if boundary else b"\n\n") + error_event(failure.message, failure.code))
+        self.body((b"" if boundary else b"\n\n") + error_event(failure.message, failure.code, self._path))
         self.flush(True)
+        self._write_down(failure.code, error=True)
         self._client.finished(self._keep_alive)
+
+    # the record
+
+    def _write_down(self, code: str, *, error: bool) -> None:
+        visit, self._visit = self._visit, None
+        assert visit is not None
+        usage = visit.usage
+        if usage is not None or not error:
+            accounts = [self._route.account] if self._caller is None else [self._route.account, self._caller.account]
+            charge(accounts, usage)
+        record = Record(
+            id=self._ask.id,
+            trace=self._ask.trace.trace,
+            span=self._ask.trace.span,
+            parent=self._ask.trace.parent,
+            at=self._ask.at,
+            method=self._request.method.decode("latin-1"),
+            path=self._path.decode("latin-1"),
+            agent=self._agent,
+            client=self._caller.name if self._caller is not None else "",
+            session=self._ask.session or "",
+            task=self._ask.task or "",
+            told_client=self._ask.client or "",
+            status=self._status,
+            code=code,
+            error=error,
+            stream=self._sse,
+            total_s=visit.ended_at - self._ask.began,
+            agent_s=((self._ask.pre_ms or 0.0) + (self._ask.post_ms or 0.0)) / 1000,
+            bytes_in=len(self._request.body),
+            bytes_out=self._sent,
+        )
+        _describe(record, visit, usage)
+        record.network_s += self._paused_s
+        record.bottleneck = slowest(record.agent_s, record.queue_s, record.network_s, record.prefill_s, record.decode_s)
+        if self._live.table.content:
+            record.prompt = self._request.body[:_CONTENT].decode("utf-8", "replace")
+            record.answer = visit.capture.content()[:_CONTENT].decode("utf-8", "replace") if visit.capture is not None else ""
+        self._shared.books.ended(record)
+
+
+def _describe(record: Record, visit: Visit, usage: Usage | None) -> None:
+    """Who answered, how long each part took, and what was used."""
+    target, replica = visit.target, visit.replica
+    record.variant, record.version, record.step, record.model = target.variant, target.version, target.step, target.model
+    record.endpoint = target.pool.name
+    record.replica = replica.name if replica is not None else ""
+    record.fallback_for = record.agent if target.agent != record.agent else ""
+    record.tries = visit.tries
+    if visit.granted_at:
+        record.queue_s = visit.granted_at - visit.asked_at
+        record.network_s = visit.connect_s
+    else:
+        record.queue_s = visit.ended_at - visit.asked_at
+    if visit.first_at:
+        record.prefill_s = visit.first_at - visit.sent_at
+        record.decode_s = visit.ended_at - visit.first_at
+        events = visit.capture.events if visit.capture is not None else 0
+        record.token_s = record.decode_s / (events - 1) if events > 1 else 0.0
+    elif visit.granted_at:
+        record.prefill_s = visit.ended_at - visit.sent_at
+    if usage is not None:
+        record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
+        record.cost_usd, record.estimated = usage.cost_usd, usage.estimated

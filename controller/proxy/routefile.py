@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from pathlib import Path
 
+from .checks import problems
 from .files import write_durably
-from .table import RouteTable, decode, problems
+from .table import RouteTable, decode
 
 
 class RouteFile:
@@ -26,6 +29,12 @@ class RouteFile:
             except (OSError, ValueError) as error:
                 print(f"proxy: {path} is passed over: {error}", file=sys.stderr, flush=True)
         return None
+
+    def lock(self) -> int:
+        """Wait until no other worker replaces the table; closing the descriptor ends it."""
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
 
     def store(self, raw: bytes, replaced: bytes | None) -> None:
         """Durable when this returns. The replaced table is written from memory: its file may be the torn one."""

@@ -1,16 +1,17 @@
 """The figures that rollouts are judged by: per agent, step and variant, cumulative, and kept over restarts.
 
-Every attempt at an upstream ends in `Stats.record`; `/stats` shows the sum of them. The guard is judged here too.
+Every visit to a variant ends in `Cell.add`; `/stats` shows the sum of them. The guard is judged here too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from .accounts import Used
 from .table import Guard, RouteTable
 from .usage import Usage
 
@@ -59,6 +60,38 @@ class Cell(msgspec.Struct):
     output_tokens: int = 0
     latency: dict[int, int] = {}
     latency_sum_s: float = 0.0
+    retries: int = 0  # further tries; a visit counts once as a request
+    estimated: int = 0  # answers that did not say what they used
+
+    def add(self, *, error: bool, seconds: float | None, usage: Usage | None, tries: int) -> None:
+        """One visit ended. `seconds` is the time to the last byte of a success, None otherwise."""
+        self.requests += 1
+        if error:
+            self.errors += 1
+        if tries > 1:
+            self.retries += tries - 1
+        if seconds is not None:
+            bucket = bucket_of(seconds)
+            self.latency[bucket] = self.latency.get(bucket, 0) + 1
+            self.latency_sum_s += seconds
+        if usage is None:
+            return
+        if usage.estimated:
+            self.estimated += 1  # guesses are no evidence for a rollout
+            return
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        if usage.cost_usd is not None:
+            self.cost_usd += usage.cost_usd
+            self.costed += 1
+
+
+class Compared(msgspec.Struct):
+    """Answers of a shadow beside those that clients got: how many were the same, and the sum of their likeness (0 to 1)."""
+
+    pairs: int = 0
+    same: int = 0
+    likeness_sum: float = 0.0
 
 
 class Trip(msgspec.Struct, frozen=True):
@@ -77,6 +110,7 @@ class AgentFigures(msgspec.Struct):
     since: dict[str, float] = {}
     trips: dict[str, Trip] = {}
     steps: dict[str, dict[str, Cell]] = {}
+    compared: dict[str, Compared] = {}
 
 
 class Kept(msgspec.Struct):
@@ -84,6 +118,7 @@ class Kept(msgspec.Struct):
 
     started_at: float
     agents: dict[str, AgentFigures] = {}
+    accounts: dict[str, dict[str, Used]] = {}
 
 
 class Stats:
@@ -93,6 +128,7 @@ class Stats:
         self._clock = clock
         self._started_at = clock()
         self._agents: dict[str, AgentFigures] = kept.agents if kept is not None else {}
+        self.kept_accounts = kept.accounts if kept is not None else {}
         self.changed = False
 
     def adopt(self, table: RouteTable) -> None:
@@ -115,46 +151,16 @@ class Stats:
         for step in others[:-_STEPS]:
             del figures.since[step]
             figures.steps.pop(step, None)
+            figures.compared.pop(step, None)
             figures.trips.pop(step, None)
 
     def tripped(self, agent: str, step: str) -> Trip | None:
         figures = self._agents.get(agent)
         return None if figures is None else figures.trips.get(step)
 
-    def record(
-        self,
-        agent: str,
-        step: str,
-        variant: str,
-        version: str,
-        *,
-        error: bool,
-        seconds: float | None,
-        usage: Usage | None,
-    ) -> Cell:
-        """One attempt ended. `seconds` is the time to the last byte of a success, None otherwise."""
-        cell = self._cell(agent, step, variant)
-        cell.version = version
-        cell.requests += 1
-        if error:
-            cell.errors += 1
-        if seconds is not None:
-            bucket = bucket_of(seconds)
-            cell.latency[bucket] = cell.latency.get(bucket, 0) + 1
-            cell.latency_sum_s += seconds
-        if usage is not None:
-            cell.input_tokens += usage.input_tokens
-            cell.output_tokens += usage.output_tokens
-            if usage.cost_usd is not None:
-                cell.cost_usd += usage.cost_usd
-                cell.costed += 1
-        self.changed = True
-        return cell
-
-    def _cell(self, agent: str, step: str, variant: str) -> Cell:
-        figures = self._agents.get(agent)
-        if figures is None:
-            figures = self._agents[agent] = AgentFigures()
+    def cell(self, agent: str, step: str, variant: str) -> Cell:
+        """Where a variant's figures are."""
+        figures = self._figures(agent)
         cells = figures.steps.get(step)
         if cells is None:
             cells = figures.steps[step] = {}
@@ -164,31 +170,104 @@ class Stats:
             cell = cells[variant] = Cell()
         return cell
 
-    def judge(self, agent: str, step: str, cell: Cell, guard: Guard) -> bool:
-        """Whether this cell trips the guard now, for the first time in this step."""
-        if cell.requests < guard.minimum or not cell.errors or cell.errors < guard.error_rate * cell.requests:
+    def compared(self, agent: str, step: str, *, same: bool, likeness: float) -> None:
+        """A shadow's answer was held beside the client's."""
+        compared = self._figures(agent).compared.setdefault(step, Compared())
+        compared.pairs += 1
+        compared.same += same
+        compared.likeness_sum += likeness
+        self.changed = True
+
+    def _figures(self, agent: str) -> AgentFigures:
+        figures = self._agents.get(agent)
+        if figures is None:
+            figures = self._agents[agent] = AgentFigures()
+        return figures
+
+    def judge(self, agent: str, step: str, requests: int, errors: int, guard: Guard) -> bool:
+        """Whether these counts trip the guard now, for the first time in this step."""
+        if requests < guard.minimum or not errors or errors < guard.error_rate * requests:
             return False
-        trips = self._agents[agent].trips
-        if step in trips:
+        return self.trip(agent, Trip(step, self._clock(), requests, errors))
+
+    def trip(self, agent: str, trip: Trip) -> bool:
+        """Remember that a guard tripped; whether that is new."""
+        trips = self._figures(agent).trips
+        if trip.step in trips:
             return False
-        trips[step] = Trip(step, self._clock(), cell.requests, cell.errors)
+        trips[trip.step] = trip
+        self.changed = True
         return True
 
-    def shown(self, table: RouteTable | None) -> dict[str, Any]:
-        """What `/stats` answers."""
+    def include(self, kept: Kept) -> None:
+        """Add what another worker counted that is no longer there."""
+        for agent, theirs in kept.agents.items():
+            ours = self._figures(agent)
+            ours.steps = _sum(ours.steps, [theirs.steps])
+            ours.compared = _sum_compared(ours.compared, [theirs.compared])
+            ours.since = {**theirs.since, **ours.since}
+            ours.trips = {**theirs.trips, **ours.trips}
+            ours.step = ours.step or theirs.step
+        self.changed = True
+
+    def agents(self) -> dict[str, AgentFigures]:
+        return self._agents
+
+    def shown(self, others: Sequence[Mapping[str, AgentFigures]] = ()) -> dict[str, Any]:
+        """What `/stats` answers of the agents; `others` are the figures of the other workers of this proxy."""
         now = self._clock()
-        agents = {
-            agent: {
+        agents = {}
+        for agent, figures in self._agents.items():
+            steps = _sum(figures.steps, [other[agent].steps for other in others if agent in other])
+            agents[agent] = {
                 "step": figures.step,
                 "step_seconds": max(0.0, now - figures.since.get(figures.step, now)),
                 "tripped": figures.trips.get(figures.step),
-                "steps": figures.steps,
+                "steps": steps,
+                "compared": _sum_compared(figures.compared, [other[agent].compared for other in others if agent in other]),
             }
-            for agent, figures in self._agents.items()
-        }
-        digest, serial = (table.digest, table.serial) if table is not None else ("", 0)
-        return {"digest": digest, "serial": serial, "started_at": self._started_at, "agents": agents}
+        return agents
 
-    def kept(self) -> bytes:
+    @property
+    def started_at(self) -> float:
+        return self._started_at
+
+    def kept(self, accounts: dict[str, dict[str, Used]]) -> bytes:
         """The content of `stats.json`."""
-        return msgspec.json.encode(Kept(self._started_at, self._agents))
+        return msgspec.json.encode(Kept(self._started_at, self._agents, accounts))
+
+
+Steps = dict[str, dict[str, Cell]]
+
+
+def _sum(own: Steps, others: Sequence[Steps]) -> Steps:
+    if not others:
+        return own
+    total: Steps = {}
+    for steps in (own, *others):
+        for step, cells in steps.items():
+            into = total.setdefault(step, {})
+            for variant, cell in cells.items():
+                into[variant] = _plus(into[variant], cell) if variant in into else cell
+    return total
+
+
+def _plus(one: Cell, other: Cell) -> Cell:
+    latency = dict(one.latency)
+    for bucket, count in other.latency.items():
+        latency[bucket] = latency.get(bucket, 0) + count
+    numbers = {
+        field: getattr(one, field) + getattr(other, field)
+        for field in Cell.__struct_fields__
+        if field not in ("version", "latency")
+    }
+    return Cell(version=one.version, latency=latency, **numbers)
+
+
+def _sum_compared(own: dict[str, Compared], others: Sequence[dict[str, Compared]]) -> dict[str, Compared]:
+    total = dict(own)
+    for compared in others:
+        for step, one in compared.items():
+            so_far = total.get(step, Compared())
+            total[step] = Compared(so_far.pairs + one.pairs, so_far.same + one.same, so_far.likeness_sum + one.likeness_sum)
+    return total

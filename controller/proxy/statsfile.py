@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from .accounts import Accounts
 from .files import write_durably
 from .stats import Kept, Stats
 
@@ -38,22 +39,33 @@ class StatsFile:
                 self._path.replace(self._path.with_name(self._path.name + ".unreadable"))
         return Stats(clock)
 
-    def write(self, stats: Stats) -> None:
-        """Write now and wait for the disk."""
-        self._write(*self._snapshot(stats))
+    def take_over(self, left: Sequence[Path]) -> list[Kept]:
+        """The figures that workers left who are no longer there; the files are gone afterwards."""
+        found = []
+        for path in left:
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=Kept))
+                path.unlink()
+            except (OSError, ValueError) as error:
+                print(f"proxy: {path} is passed over: {error}", file=sys.stderr, flush=True)
+        return found
 
-    async def keep(self, stats: Stats) -> None:
+    def write(self, stats: Stats, accounts: Accounts) -> None:
+        """Write now and wait for the disk."""
+        self._write(*self._snapshot(stats, accounts))
+
+    async def keep(self, stats: Stats, accounts: Accounts) -> None:
         """Write whenever something changed, off the event loop, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SECONDS)
             if stats.changed:
-                await loop.run_in_executor(None, self._write, *self._snapshot(stats))
+                await loop.run_in_executor(None, self._write, *self._snapshot(stats, accounts))
 
-    def _snapshot(self, stats: Stats) -> tuple[int, bytes]:
+    def _snapshot(self, stats: Stats, accounts: Accounts) -> tuple[int, bytes]:
         stats.changed = False
         self._taken += 1
-        return self._taken, stats.kept()
+        return self._taken, stats.kept(accounts.kept())
 
     def _write(self, number: int, content: bytes) -> None:
         with self._lock:

@@ -1,25 +1,93 @@
-"""The route table: what the control plane writes and the proxy obeys. All that crosses that border is typed here."""
+"""The route table: what the control plane writes and the proxy obeys. All that crosses that border is typed here.
+
+What makes a table unfit to serve is found in `checks.py`.
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from urllib.parse import urlsplit
-
 import msgspec
 
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]*")
-_AGENT = re.compile(r"[^\x00-\x20\x7f]+")
-_KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
+STRATEGIES = ("least_load", "round_robin", "least_connections", "least_latency")
+AFFINITIES = ("", "session", "prefix")
+PERIODS = ("day", "month")
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Active checks: `path` below the origin of each replica is asked; without a path there are none."""
+
+    path: str = ""
+    interval_s: float = 30.0
+    timeout_s: float = 5.0
+    fall: int = 2  # so many failures in a row take a replica out
+    rise: int = 1  # so many successes in a row bring it back
+
+
+class Ejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Passive checks: a replica that fails `failures` times in a row gets nothing for `seconds`, then one trial."""
+
+    failures: int = 5  # 0 = never ejected
+    seconds: float = 10.0  # doubled for each ejection in a row, up to 300 s
+    most: float = 50.0  # percent of the replicas that may be out at once
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who waits while every replica has `max_in_flight` requests."""
+
+    size: int = 1024
+    wait_s: float = 30.0
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a model is served: an OpenAI-compatible base URL (with its `/v1`) and a reference to its key."""
+    """Where a model is served: OpenAI-compatible base URLs (with their `/v1`) and a reference to the key."""
 
-    url: str
+    url: str = ""  # one replica
+    replicas: list[str] = []  # or several
     api_key: str = ""  # env:NAME or file:PATH, never the key itself
+    auth: str = "bearer"  # how the key is sent: bearer, or x-api-key as Anthropic wants it
     timeout_s: float = 300.0  # the longest silence of the upstream, before its answer or in the middle of it
+    first_byte_s: float = 0.0  # the longest wait of one try for the first byte; 0 = timeout_s
+    total_s: float = 0.0  # the longest time of a request with all its tries; 0 = none
+    connect_s: float = 10.0
+    retries: int = 2  # further tries before the first byte
+    strategy: str = "least_load"
+    affinity: str = ""  # session or prefix: the same replica as long as it is not overloaded
+    load_path: str = ""  # vLLM's /metrics, asked every second for least_load
+    slow_start_s: float = 0.0
+    max_in_flight: int = 0  # of one replica; 0 = unlimited
+    queue: Queue = Queue()
+    health: Health = Health()
+    ejection: Ejection = Ejection()
+
+    @property
+    def urls(self) -> list[str]:
+        return self.replicas or [self.url]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one client or one agent may use; 0 or None = no limit."""
+
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    budget_usd: float | None = None
+    budget_period: str = "month"
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who may ask. `keys` are SHA-256 digests in hexadecimal: the proxy never knows a key that it could give away."""
+
+    keys: list[str]
+    agents: list[str] = []  # empty = all
+    limits: Limits = Limits()
+
+
+class HeaderNames(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The request headers that agents tell about themselves with."""
+
+    session: str = "X-Session-ID"
+    task: str = "X-Task-ID"
+    client: str = "X-Client-ID"
+    pre: str = "X-Timing-Pre-Ms"
+    post: str = "X-Timing-Post-Ms"
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -63,6 +131,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     shadow: Shadow | None = None
     guard: Guard | None = None
     fallbacks: list[str] = []
+    limits: Limits | None = None
 
 
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +142,9 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     replaces: str = ""
     routes: dict[str, Route] = {}
     endpoints: dict[str, Endpoint] = {}
+    clients: dict[str, Client] = {}  # empty = anybody may ask
+    headers: HeaderNames = HeaderNames()
+    content: bool = False  # whether prompts and answers may be logged
 
 
 def decode(raw: bytes) -> RouteTable:
@@ -82,88 +154,3 @@ def decode(raw: bytes) -> RouteTable:
 
 def encode(table: RouteTable) -> bytes:
     return msgspec.json.encode(table)
-
-
-def problems(table: RouteTable) -> list[str]:
-    """Everything that is wrong with the table, as sentences; an empty list means that the proxy can serve it."""
-    return list(_problems(table))
-
-
-def _problems(table: RouteTable) -> Iterator[str]:
-    if table.serial < 0:
-        yield f"serial: {table.serial} is negative"
-    if not table.digest or not _AGENT.fullmatch(table.digest) or not table.digest.isascii() or '"' in table.digest:
-        yield f"digest: {table.digest!r} is not a digest"
-    for name, endpoint in table.endpoints.items():
-        for text in _endpoint_problems(endpoint):
-            yield f"endpoints.{name}: {text}"
-    for agent, route in table.routes.items():
-        if not _AGENT.fullmatch(agent):
-            yield f"routes: {agent!r} is no name of an agent"
-        for text in _route_problems(agent, route, table):
-            yield f"routes.{agent}: {text}"
-
-
-def _endpoint_problems(endpoint: Endpoint) -> Iterator[str]:
-    try:
-        url = urlsplit(endpoint.url)
-        port_is_fine = url.port is None or url.port > 0
-        plain = url.username is None and not url.query and not url.fragment
-        printable = endpoint.url.isascii() and endpoint.url.isprintable() and " " not in endpoint.url
-        fine = url.scheme in ("http", "https") and bool(url.hostname) and port_is_fine and plain and printable
-    except ValueError:
-        fine = False
-    if not fine:
-        yield "url is not of the form http(s)://host[:port]/path, without user, query and fragment"
-    if endpoint.api_key and not _KEY.fullmatch(endpoint.api_key):
-        yield "api_key is not a reference of the form env:NAME or file:PATH"
-    if not (0 < endpoint.timeout_s < math.inf):
-        yield f"timeout_s: {endpoint.timeout_s} is not above 0"
-
-
-def _route_problems(agent: str, route: Route, table: RouteTable) -> Iterator[str]:
-    if not route.variants:
-        yield "has no variants"
-        return
-    names = [variant.name for variant in route.variants]
-    if len(set(names)) != len(names):
-        yield f"names a variant twice: {', '.join(names)}"
-    for variant in route.variants:
-        yield from _variant_problems(variant, table)
-    total = sum(variant.weight for variant in route.variants)
-    if not abs(total - 100) <= 1e-6:
-        yield f"the weights sum to {total:g}, not 100"
-    if not _TEXT.fullmatch(route.step):
-        yield "step has control characters"
-    if route.shadow is not None:
-        yield from _variant_problems(route.shadow.variant, table)
-        if not 0 <= route.shadow.percent <= 100:
-            yield f"shadow.percent: {route.shadow.percent:g} is not within 0 and 100"
-    if route.guard is not None:
-        if not 0 <= route.guard.error_rate <= 1:
-            yield f"guard.error_rate: {route.guard.error_rate:g} is not within 0 and 1"
-        if route.guard.minimum < 1:
-            yield f"guard.minimum: {route.guard.minimum} is less than 1"
-        if not route.step:
-            yield "a guard needs a step: it stays tripped for its step"
-    for name in route.fallbacks:
-        if name == agent:
-            yield "falls back to itself"
-        elif name not in table.routes:
-            yield f"falls back to {name!r}, which has no route"
-    if len(set(route.fallbacks)) != len(route.fallbacks):
-        yield "names a fallback twice"
-
-
-def _variant_problems(variant: Variant, table: RouteTable) -> Iterator[str]:
-    where = f"variant {variant.name!r}"
-    if not variant.name or not variant.model:
-        yield f"{where} needs a name and a model"
-    if not all(_TEXT.fullmatch(text) for text in (variant.name, variant.model, variant.version)):
-        yield f"{where} has control characters"
-    if variant.endpoint not in table.endpoints:
-        yield f"{where} is at endpoint {variant.endpoint!r}, which the table does not have"
-    if not 0 <= variant.weight <= 100:
-        yield f"{where} has the weight {variant.weight:g}, which is not within 0 and 100"
-    if variant.price is not None and not (0 <= variant.price.input < math.inf and 0 <= variant.price.output < math.inf):
-        yield f"{where} has a negative price"

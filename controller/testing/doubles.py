@@ -14,8 +14,9 @@ import msgspec
 from controller.errors import Temporary
 from controller.events import Event
 from controller.log import EventLog
+from controller.proxy.checks import problems
 from controller.proxy.stats import bucket_of
-from controller.proxy.table import RouteTable, problems
+from controller.proxy.table import RouteTable
 from controller.resource import digest, encode_json
 
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.proxy.body import asked_model, model_spans, with_model
+from controller.proxy.checks import problems
 from controller.proxy.live import pick, point
 from controller.proxy.stats import Stats, bucket_of, bucket_upper_seconds, percentile
-from controller.proxy.table import Guard, Price, RouteTable, Variant, decode, encode, problems
-from controller.proxy.usage import Capture
+from controller.proxy.table import Guard, Price, RouteTable, Variant, decode, encode
+from controller.proxy.usage import Capture, Usage
 
 SESSIONS = [f"session-{i}" for i in range(5000)]
 
@@ -127,7 +128,7 @@ def _captured(content: bytes, price: Price | None = None, stream: bool = False, 
     capture = Capture(stream)
     for i in range(0, len(content), size):
         capture.add(content[i : i + size])
-    return capture.usage(price)
+    return capture.usage(price, 400)
 
 
 def test_usage_of_the_usual_shapes() -> None:
@@ -147,6 +148,12 @@ def test_usage_of_a_stream_is_that_of_its_last_event() -> None:
     events += b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":8}}\r\n\r\n'
     events += b'data: {"choices":[],"usage":null}\n\ndata: [DONE]\n\n'
     assert _captured(events, stream=True, size=1000).output_tokens == 8
+    told_nothing = _captured(b'data: {"x":1}\n\n' * 5, Price(input=1, output=1), stream=True)
+    assert told_nothing == Usage(100, 5, 105e-6, estimated=True)
+    begun = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+    ended = b'event: message_delta\ndata: {"usage":{"output_tokens":44}}\n\n'
+    spread = _captured(begun + b'data: {"x":1}\n\n' * 20000 + ended, stream=True, size=1000)
+    assert (spread.input_tokens, spread.output_tokens) == (9, 44)
     whole = b'event: response.completed\ndata: {"response":{"usage":{"input_tokens":3,"output_tokens":4}}}\n\n'
     assert _captured(whole, stream=True).input_tokens == 3
 
@@ -211,10 +218,10 @@ def test_figures_keep_the_last_steps_and_their_time() -> None:
     stats = Stats(lambda: now[0])
     for i in range(30):
         stats.adopt(table({"a": route(step=f"s{i}")}))
-        stats.record("a", f"s{i}", "stable", "1", error=True, seconds=None, usage=None)
+        stats.cell("a", f"s{i}", "stable").add(error=True, seconds=None, usage=None, tries=1)
         now[0] += 10
     stats.adopt(table({"a": route(step="s29")}))
-    shown = stats.shown(None)["agents"]["a"]
+    shown = stats.shown()["a"]
     assert shown["step"] == "s29"
     assert shown["step_seconds"] == 10
     assert list(shown["steps"]) == [f"s{i}" for i in range(9, 30)]
@@ -225,8 +232,9 @@ def test_a_guard_trips_once_and_only_with_enough_requests() -> None:
     guard = Guard(error_rate=0.5, minimum=4)
     judged = []
     for error in (True, True, False, False, True):
-        cell = stats.record("a", "s", "candidate", "2", error=error, seconds=None, usage=None)
-        judged.append(stats.judge("a", "s", cell, guard))
+        cell = stats.cell("a", "s", "candidate")
+        cell.add(error=error, seconds=None, usage=None, tries=1)
+        judged.append(stats.judge("a", "s", cell.requests, cell.errors, guard))
     assert judged == [False, False, False, True, False]
     trip = stats.tripped("a", "s")
     assert trip is not None

@@ -284,8 +284,10 @@ def test_metrics_can_be_read_by_prometheus(proxy: Any, models: Any) -> None:
     text = proxy.request("GET", "/metrics")[2].decode()
     labels = 'agent="d\\"e\\\\v",variant="stable"'
     assert f'turnout_requests_total{{{labels},version="v1",code="200"}} 1' in text
-    assert f"turnout_request_duration_seconds_count{{{labels}}} 1" in text
-    assert f'turnout_request_duration_seconds_bucket{{{labels},le="+Inf"}} 1' in text
+    labels = 'gen_ai_agent_name="d\\"e\\\\v",turnout_variant="stable",turnout_version="v1",gen_ai_request_model="acme/v1"'
+    assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 1" in text
+    assert f'gen_ai_server_request_duration_seconds_bucket{{{labels},le="+Inf"}} 1' in text
+    assert f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="output"}} 12' in text
     assert "turnout_route_table_serial 1" in text
 
 
