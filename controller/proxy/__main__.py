@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -78,6 +79,8 @@ def main() -> int:
             from .workers import supervise
 
             return supervise(options, sys.argv[1:])
+        gc.freeze()  # what was imported stays; a request makes no cycles, so it is enough to look for some now and then
+        gc.set_threshold(20_000, 20, 50)
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(_serve(options, worker=arguments.worker is not None))
     except CannotStart as error:

@@ -135,7 +135,8 @@ class Account:
         now = self._clock()
         if self._limits.tokens_per_minute:
             self.tokens.add(now, input_tokens + output_tokens)
-        for period in self._period(now):
+        month, day = self._period(now)
+        for period in (month, day) if self._limits.budget_period == "day" else (month,):
             used = self.used.get(period)
             if used is None:
                 used = self._begin(period)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import re
 import time
-from enum import IntEnum
 from typing import NamedTuple
 
 from .table import HeaderNames
@@ -36,45 +35,33 @@ _LONGEST = 256  # of a session, task or client that is remembered
 _LONGEST_MS = 86_400_000.0
 
 
-class Slot(IntEnum):
-    """What a header means to the proxy."""
-
-    DROPPED = 0
-    CONNECTION = 1
-    AUTHORIZATION = 2
-    API_KEY = 3
-    VARIANT = 4
-    AGENT = 5
-    REQUEST_ID = 6
-    TRACEPARENT = 7
-    SESSION = 8  # these go on to the model too
-    TASK = 9
-    CLIENT = 10
-    PRE = 11
-    POST = 12
+# What a header means to the proxy: its place in the list that Ask fills. From _SESSION on it goes on to the model too.
+_DROP, _CONNECTION, _AUTHORIZATION, _API_KEY, _VARIANT, _AGENT, _REQUEST_ID, _CONTEXT = range(8)
+_SESSION, _TASK, _CLIENT, _PRE, _POST = range(8, 13)
+_NOTHING: list[bytes | None] = [None] * 13
 
 
 _FIXED = {
-    **dict.fromkeys(_DROPPED, Slot.DROPPED),
-    b"connection": Slot.CONNECTION,
-    b"authorization": Slot.AUTHORIZATION,
-    b"api-key": Slot.API_KEY,
-    b"x-api-key": Slot.API_KEY,
-    b"x-turnout-variant": Slot.VARIANT,
-    b"x-turnout-agent": Slot.AGENT,
-    b"x-request-id": Slot.REQUEST_ID,
-    b"traceparent": Slot.TRACEPARENT,
+    **dict.fromkeys(_DROPPED, _DROP),
+    b"connection": _CONNECTION,
+    b"authorization": _AUTHORIZATION,
+    b"api-key": _API_KEY,
+    b"x-api-key": _API_KEY,
+    b"x-turnout-variant": _VARIANT,
+    b"x-turnout-agent": _AGENT,
+    b"x-request-id": _REQUEST_ID,
+    b"traceparent": _CONTEXT,
 }
 
 
-def slots(names: HeaderNames) -> dict[bytes, Slot]:
+def slots(names: HeaderNames) -> dict[bytes, int]:
     """Which header means what, with the names of this table."""
     given = {
-        names.session: Slot.SESSION,
-        names.task: Slot.TASK,
-        names.client: Slot.CLIENT,
-        names.pre: Slot.PRE,
-        names.post: Slot.POST,
+        names.session: _SESSION,
+        names.task: _TASK,
+        names.client: _CLIENT,
+        names.pre: _PRE,
+        names.post: _POST,
     }
     return {**{name.lower().encode("ascii"): slot for name, slot in given.items()}, **_FIXED}
 
@@ -119,8 +106,8 @@ class Ask:
         "variant",
     )
 
-    def __init__(self, headers: Headers, known: dict[bytes, Slot], began: float) -> None:
-        found: list[bytes | None] = [None] * 13
+    def __init__(self, headers: Headers, known: dict[bytes, int], began: float) -> None:
+        found = _NOTHING.copy()
         lines: list[bytes] = []
         for header in headers:
             slot = known.get(header[0])
@@ -128,28 +115,28 @@ class Ask:
                 lines.append(b"%b: %b\r\n" % header)
             elif slot:
                 found[slot] = header[1]
-                if slot >= Slot.SESSION:
+                if slot >= 8:
                     lines.append(b"%b: %b\r\n" % header)
-        hop = found[Slot.CONNECTION]
+        hop = found[_CONNECTION]
         if hop is not None and hop.lower() not in (b"keep-alive", b"close"):
             gone = named_by_connection(headers)
             lines = [line for line in lines if line.partition(b":")[0] not in gone]
         self.began = began
         self.at = time.time()
-        self.trace = trace_of(found[Slot.TRACEPARENT])
-        given = found[Slot.REQUEST_ID]
+        self.trace = trace_of(found[_CONTEXT])
+        given = found[_REQUEST_ID]
         self.id = given.decode() if given is not None and _ID.fullmatch(given) else self.trace.trace
         lines.append(b"x-request-id: %b\r\n" % self.id.encode())
         lines.append(self.trace.header())
         self.lines = b"".join(lines)
-        self.key = _key(found[Slot.AUTHORIZATION], found[Slot.API_KEY])
-        self.variant = _text(found[Slot.VARIANT])
-        self.agent_header = _text(found[Slot.AGENT])
-        self.session = _text(found[Slot.SESSION])
-        self.task = _text(found[Slot.TASK])
-        self.client = _text(found[Slot.CLIENT])
-        self.pre_ms = _milliseconds(found[Slot.PRE])
-        self.post_ms = _milliseconds(found[Slot.POST])
+        self.key = _key(found[_AUTHORIZATION], found[_API_KEY])
+        self.variant = _text(found[_VARIANT])
+        self.agent_header = _text(found[_AGENT])
+        self.session = _text(found[_SESSION])
+        self.task = _text(found[_TASK])
+        self.client = _text(found[_CLIENT])
+        self.pre_ms = _milliseconds(found[_PRE])
+        self.post_ms = _milliseconds(found[_POST])
 
 
 def _text(value: bytes | None) -> str | None:

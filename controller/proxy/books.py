@@ -7,20 +7,35 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from .accounts import Accounts
+from .forward import Forward
+from .live import LiveRoute, Target
 from .metrics import Metrics
 from .record import Record
 from .sessions import Sessions
 from .statsfile import StatsFile
+from .usage import Capture, Usage
 
-if TYPE_CHECKING:
-    from .visit import Visit
+_RING = 128
 
-_RING = 2048
+
+class Ended(Protocol):
+    """What is written down of a visit to a variant."""
+
+    target: Target
+    route: LiveRoute
+    forward: Forward
+    usage: Usage | None
+    capture: Capture | None
+    code: str
+    tries: int
+    sent_at: float
+    first_at: float
+    ended_at: float
 
 
 class Books:
@@ -39,7 +54,7 @@ class Books:
         self.others: dict[tuple[str, str, str], tuple[int, int]] = {}  # requests and errors that other workers counted
         self._loop = loop
 
-    def visited(self, visit: Visit, *, error: bool, seconds: float | None) -> None:
+    def visited(self, visit: Ended, *, error: bool, seconds: float | None) -> None:
         """A visit to a variant has ended. Then the guard is asked, unless that was stable or gets copies only."""
         target, route = visit.target, visit.route
         cell, series = target.cell, target.series

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Protocol
 
 _TICK_S = 0.05
@@ -35,7 +36,7 @@ class Deadlines:
         if not self._watched:
             self._running = False
             return
-        now = self._loop.time()
+        now = monotonic()
         for limited in list(self._watched):
             limited.look_at_the_time(now)
         self._loop.call_later(_TICK_S, self._look)

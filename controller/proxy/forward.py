@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .body import with_model
+from .replica import Replica
 from .strategies import prefix_key
-
-if TYPE_CHECKING:
-    from .live import Target
-    from .replica import Replica
 
 
 class Forward:
@@ -54,23 +49,24 @@ class Forward:
             return session.encode("utf-8", "surrogateescape")
         return prefix_key(self._body)
 
-    def body(self, target: Target) -> bytes:
+    def body(self, model: str) -> bytes:
         if not self._spans:
             return self._body
-        if self._with is None or self._with[0] != target.model:
-            self._with = (target.model, with_model(self._body, self._spans, target.model))
+        if self._with is None or self._with[0] != model:
+            self._with = (model, with_model(self._body, self._spans, model))
         return self._with[1]
 
-    def head(self, target: Target, replica: Replica) -> bytes:
-        """Raises KeyMissing."""
-        body = self.body(target)
+    def written(self, model: str, authorization: bytes, replica: Replica) -> tuple[bytes, bytes]:
+        """Head and body, as they go to this replica."""
+        body = self.body(model)
         length = b"content-length: %d\r\n" % len(body) if body or self._method not in (b"GET", b"HEAD") else b""
-        return b"%b %b%b HTTP/1.1\r\n%b%b%baccept-encoding: identity\r\n%b\r\n" % (
+        head = b"%b %b%b HTTP/1.1\r\n%b%b%baccept-encoding: identity\r\n%b\r\n" % (
             self._method,
             replica.prefix,
             self._path,
             replica.host_line,
-            target.authorization(),
+            authorization,
             self._lines,
             length,
         )
+        return head, body

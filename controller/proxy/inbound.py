@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD_LIMIT = 64 * 1024
 _LINGER_S = 2.0
+_LOOKED_AT = frozenset((b"host", b"content-length", b"expect"))
 
 
 class Current(Protocol):
@@ -63,6 +65,10 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
 
+def _size(request: Request) -> int:
+    return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+
+
 class ClientConnection(asyncio.Protocol):
     """A client. Requests that it pipelines wait in order; while some wait, nothing more is read."""
 
@@ -86,7 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._held = 0
         self._size_of_current = 0
         self.paused = False
-        self.heard_at = host.loop.time()
+        self.heard_at = monotonic()
 
     @property
     def draining(self) -> bool:
@@ -125,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self.heard_at = self._host.loop.time()
+        self.heard_at = monotonic()
         if not self._head_done:
             self._head_size += len(data)
         try:
@@ -151,39 +157,40 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         if self._incoming is not None:
             self._incoming.target += url
-            self._grow_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._incoming is None or self._head_done:
-            return  # a trailer
-        self._grow_head(len(name) + len(value) + 4)
-        self._incoming.headers.append((name.lower(), value))
-
-    def _grow_head(self, by: int) -> None:
-        self._size += by
-        if self._size > _HEAD_LIMIT:
-            raise ValueError("The head of the request is larger than 64 KiB")
+        if self._incoming is not None and not self._head_done:  # else it is a trailer
+            self._incoming.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         request = self._incoming
         if request is None:
             return
         version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise ValueError("Only versions 1.1 and 1.0 of HTTP are spoken here")
-        request.http10 = version == "1.0"
+        if version != "1.1":
+            if version != "1.0":
+                raise ValueError("Only versions 1.1 and 1.0 of HTTP are spoken here")
+            request.http10 = True
         request.method = self._parser.get_method()
-        hosts = sum(name == b"host" for name, _ in request.headers)
+        if self._head_size > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
+            raise ValueError("The head of the request is larger than 64 KiB")
+        hosts, length, expect = 0, None, None
+        for header in request.headers:
+            name = header[0]
+            if name in _LOOKED_AT:
+                if name == b"host":
+                    hosts += 1
+                elif name == b"expect":
+                    expect = header[1]
+                else:
+                    length = header[1]
         if hosts > 1 or (not hosts and not request.http10):
             raise ValueError("There must be one Host header")
         self._head_done, self._size = True, 0
         self._limit = self._host.body_limit(request)
-        length = request.header(b"content-length")
         if length is not None and int(length) > self._limit:
             self._too_large()
-            return
-        expect = request.header(b"expect")
-        if expect is not None and not request.http10:
+        elif expect is not None and not request.http10:
             if expect.lower() != b"100-continue":
                 raise ValueError("The only expectation that can be met is 100-continue")
             self._continue = length is None or int(length) > 0
@@ -278,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
         if self._size_of_current:
             self._let_go(self._size_of_current)
             self._size_of_current = 0
-        self.heard_at = self._host.loop.time()
+        self.heard_at = monotonic()
         if not keep_alive:
             self._deaf = True
             self._waiting.clear()

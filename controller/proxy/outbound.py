@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from time import monotonic
 from typing import Protocol, cast
 
 import httptools
@@ -12,6 +12,7 @@ import httptools
 from .replica import Replica
 
 _HEAD_LIMIT = 64 * 1024
+_JOINED = 16 * 1024  # up to here copying is cheaper than a second buffer
 _IDLE_S = 30.0  # an idle connection is not used again after this
 _IDLE_MAX = 256  # of one origin
 
@@ -31,9 +32,8 @@ class Reply(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to an origin. It serves one request after another, and is closed whenever anything is odd."""
 
-    def __init__(self, replica: Replica, clock: Callable[[], float]) -> None:
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._clock = clock
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -62,7 +62,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._reply = None
             reply.lost("the connection was closed", retry=self._reused)
             return
-        self._transport.writelines((head, body))
+        if len(body) < _JOINED:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     def pause(self) -> None:
         if not self._paused and self._transport is not None and not self._transport.is_closing():
@@ -150,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._complete:
             return
-        if sum(len(name) + len(value) for name, value in self._headers) > _HEAD_LIMIT:
+        if self._head_size > _HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._headers) > _HEAD_LIMIT:
             raise ValueError("the head of the upstream's answer is too large")
         status = self._parser.get_status_code()
         if 100 <= status < 200:
@@ -181,7 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _wait(self) -> None:
         replica = self._replica
-        self.idle_since = self._clock()
+        self.idle_since = monotonic()
         if replica.draining:
             self.abort()
             return
@@ -203,8 +206,8 @@ class Dialer:
 
     def take(self, replica: Replica) -> UpstreamConnection | None:
         """An idle connection."""
-        idle = replica.idle
-        oldest = self._loop.time() - _IDLE_S
+        idle: list[UpstreamConnection] = replica.idle  # type: ignore[assignment]  # only we put something there
+        oldest = monotonic() - _IDLE_S
         while idle:
             connection = idle.pop()
             if connection.idle_since >= oldest:
@@ -217,7 +220,7 @@ class Dialer:
         if replica.tls and self._tls is None:
             self._tls = ssl.create_default_context()
         _, connection = await self._loop.create_connection(
-            lambda: UpstreamConnection(replica, self._loop.time),
+            lambda: UpstreamConnection(replica),
             replica.host,
             replica.port,
             ssl=self._tls if replica.tls else None,
@@ -226,6 +229,6 @@ class Dialer:
 
     def close_old(self, replica: Replica) -> None:
         """Idle connections beyond their time; the oldest stand first."""
-        oldest = self._loop.time() - _IDLE_S
+        oldest = monotonic() - _IDLE_S
         while replica.idle and replica.idle[0].idle_since < oldest:
             replica.idle.pop(0).abort()

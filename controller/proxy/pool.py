@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from .replica import Replica
@@ -57,7 +58,7 @@ class Pool:
             replica = known.pop(url, None)
             if replica is None:
                 replica = Replica(url)
-                replica.warming_since = 0.0 if first else self._loop.time()
+                replica.warming_since = 0.0 if first else monotonic()
             replica.draining = False
             replicas.append(replica)
         for replica in known.values():
@@ -161,7 +162,7 @@ class Pool:
             return allowed[0]
         if key is not None and self._ring is not None:
             return self._ring.choose(key, allowed)
-        self._turn.now = self._loop.time()
+        self._turn.now = monotonic()
         return self._choose(allowed, self._turn)
 
     def may_retry(self) -> bool:
@@ -208,7 +209,7 @@ class Pool:
     def _back(self, replica: Replica) -> None:
         replica.ejected = replica.trial = False
         replica.ejections = replica.failures = 0
-        replica.warming_since = self._loop.time() if self.endpoint.slow_start_s else 0.0
+        replica.warming_since = monotonic() if self.endpoint.slow_start_s else 0.0
         self.refresh()
         self._let_in()
 
@@ -220,7 +221,7 @@ class Pool:
             replica.down, replica.passed = False, 0
             replica.failures = replica.ejections = 0
             replica.ejected = replica.trial = False
-            replica.warming_since = self._loop.time() if self.endpoint.slow_start_s else 0.0
+            replica.warming_since = monotonic() if self.endpoint.slow_start_s else 0.0
             self.refresh()
             self._let_in()
         elif not well and not replica.down and replica.passed >= health.fall:

@@ -7,6 +7,7 @@ import random
 import re
 import ssl
 from collections.abc import Iterable
+from time import monotonic
 
 from .pool import Pool, Pools
 from .replica import Replica
@@ -34,7 +35,7 @@ class Probes:
         """Ask whom it is time to ask, until cancelled."""
         try:
             while True:
-                self._look(self._loop.time())
+                self._look(monotonic())
                 await asyncio.sleep(_TICK_S)
         finally:
             for task in self._running:
@@ -85,7 +86,7 @@ class Probes:
         if figures is not None:
             replica.polled, replica.kv_usage = figures
             replica.in_flight_at_poll = in_flight
-            replica.polled_at = self._loop.time()
+            replica.polled_at = monotonic()
 
 
 def vllm_figures(text: bytes) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from .accounts import charge
@@ -120,13 +121,13 @@ class Relay:
 
     def pause(self) -> None:
         self.paused = True
-        self._paused_at = self._shared.loop.time()
+        self._paused_at = monotonic()
         if self._visit is not None:
             self._visit.pause()
 
     def resume(self) -> None:
         self.paused = False
-        self._paused_s += self._shared.loop.time() - self._paused_at
+        self._paused_s += monotonic() - self._paused_at
         if self._visit is not None:
             self._visit.resume()
 
@@ -139,13 +140,16 @@ class Relay:
         assert visit is not None
         request, target = self._request, visit.target
         parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        named: set[bytes] | tuple[()] = ()
-        for name, value in headers:
-            if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-                named = named_by_connection(headers)
         for header in headers:
             name = header[0]
-            if name in _NOT_RELAYED or name in named or name.startswith(b"x-turnout-"):
+            if name in _NOT_RELAYED:
+                if name == b"connection" and header[1].lower() not in (b"keep-alive", b"close"):
+                    named = named_by_connection(headers)
+                    return self.answered(
+                        status, reason, [(n, v) for n, v in headers if n != b"connection" and n not in named], length
+                    )
+                continue
+            if name[:10] == b"x-turnout-":
                 continue
             if name == b"content-type":
                 self._sse = header[1].lower().startswith(b"text/event-stream")
@@ -259,6 +263,12 @@ class Relay:
             record.prompt = self._request.body[:_CONTENT].decode("utf-8", "replace")
             record.answer = visit.capture.content()[:_CONTENT].decode("utf-8", "replace") if visit.capture is not None else ""
         self._shared.books.ended(record)
+
+
+def _for_us(headers: Headers) -> Headers:
+    """Without those that the upstream's `Connection` header declares to be for its hop only."""
+    named = named_by_connection(headers) | {b"connection"}
+    return [header for header in headers if header[0] not in named]
 
 
 def _describe(record: Record, visit: Visit, usage: Usage | None) -> None:

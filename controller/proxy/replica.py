@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from .outbound import UpstreamConnection
 
 _TOKEN_SHARE = 0.1  # of the newest answer in the mean time per token
 _DECAY_S = 10.0  # how fast a peak of the first-byte time is forgotten
 _COLDEST = 0.1  # the share of its work that a replica gets when its slow start begins
 STALE_S = 5.0  # polled load that is older is not believed
+
+
+class Idle(Protocol):
+    """A connection that waits for its next request."""
+
+    idle_since: float
+
+    def abort(self) -> None: ...
 
 
 class Replica:
@@ -57,7 +62,7 @@ class Replica:
         self.name = f"{self.host}:{self.port}"
         self.prefix = parts.path.rstrip("/").encode("ascii")
         self.host_line = b"host: " + parts.netloc.encode("ascii") + b"\r\n"
-        self.idle: list[UpstreamConnection] = []
+        self.idle: list[Idle] = []
         self.in_flight = 0
         # health
         self.draining = False  # no longer in the table

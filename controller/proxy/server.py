@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -167,10 +168,9 @@ class Server:
         await asyncio.sleep(0)
 
     async def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(10)
-            oldest = loop.time() - _IDLE_S
+            oldest = monotonic() - _IDLE_S
             for client in list(self.surface.connections):
                 if client.idle and client.heard_at < oldest:
                     client.close()

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httptools
@@ -93,7 +94,7 @@ class Surface:
         if live is None:
             client.answer(request, error_page(503, _NO_TABLE, "no_route_table", b"retry-after: 1\r\n", path))
             return None
-        ask = Ask(request.headers, live.slots, self.loop.time())
+        ask = Ask(request.headers, live.slots, monotonic())
         known = path in _MODEL_PATHS
         try:
             caller = _caller(live, ask)

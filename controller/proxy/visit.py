@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from .keys import KeyMissing
@@ -72,7 +73,6 @@ class Visit:
     __slots__ = (
         "_connection",
         "_endpoint",
-        "_head",
         "_holds",
         "_last",
         "_open",
@@ -83,6 +83,7 @@ class Visit:
         "_task",
         "_timer",
         "_tried",
+        "_written",
         "ask",
         "asked_at",
         "capture",
@@ -114,7 +115,7 @@ class Visit:
         self._connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._head = b""
+        self._written = (b"", b"")
         self._open = True
         self._holds = False
         self._retrying = False
@@ -131,7 +132,7 @@ class Visit:
         self.status = 0
         self.tries = 0
         self.connect_s = 0.0
-        self.asked_at = self._last = shared.loop.time()
+        self.asked_at = self._last = monotonic()
         self.granted_at = self.sent_at = self.first_at = self.ended_at = 0.0
 
     # choosing
@@ -151,14 +152,14 @@ class Visit:
             self.granted(replica)
 
     def granted(self, replica: Replica) -> None:
-        now = self._shared.loop.time()
+        now = monotonic()
         self.granted_at = self.granted_at or now
         self.replica, self._holds = replica, True
         self.tries += 1
         self.status = 0
         self._last = self.sent_at = now
         try:
-            self._head = self.forward.head(self.target, replica)
+            self._written = self.forward.written(self.target.model, self.target.authorization(), replica)
         except KeyMissing as error:
             self._fail(Failure(502, "endpoint_key_missing", f"{self._name()}: {error}", elsewhere=True))
             return
@@ -178,11 +179,11 @@ class Visit:
         self._connection = connection
         assert self.replica is not None
         self.replica.sent += 1
-        connection.send(self, self._head, self.forward.body(self.target))
+        connection.send(self, *self._written)
 
     async def _connect(self, replica: Replica) -> None:
         seconds = self._endpoint.connect_s
-        began = self._shared.loop.time()
+        began = monotonic()
         try:
             async with asyncio.timeout(seconds):
                 connection = await self._shared.dialer.connect(replica)
@@ -195,7 +196,7 @@ class Visit:
             self._not_connected(f"{self._name()} is not reachable: {text}")
         else:
             self._task = None
-            self.sent_at = self._last = self._shared.loop.time()
+            self.sent_at = self._last = monotonic()
             self.connect_s += self.sent_at - began
             if self._open:
                 self._send(connection)
@@ -224,7 +225,7 @@ class Visit:
             self._connection.pause()
 
     def resume(self) -> None:
-        self._last = self._shared.loop.time()  # the silence was the client's
+        self._last = monotonic()  # the silence was the client's
         if self._connection is not None:
             self._connection.resume()
 
@@ -265,13 +266,13 @@ class Visit:
 
     def body(self, data: bytes) -> None:
         if not self.first_at:
-            self.first_at = self._shared.loop.time()
+            self.first_at = monotonic()
         if self.capture is not None:
             self.capture.add(data)
         self._sink.body(data)
 
     def flush(self) -> None:
-        self._last = self._shared.loop.time()
+        self._last = monotonic()
         self._sink.flush(False)
 
     def ended(self) -> None:
@@ -280,7 +281,7 @@ class Visit:
         assert self.replica is not None
         self._connection = None
         status, replica = self.status, self.replica
-        now = self._shared.loop.time()
+        now = monotonic()
         self.first_at = self.first_at or now
         if status < 500 and status != 429:
             self._pool.succeeded(replica)
@@ -369,7 +370,7 @@ class Visit:
         if self._timer is not None:
             self._timer.cancel()
         self._release()
-        self.ended_at = self._shared.loop.time()
+        self.ended_at = monotonic()
 
     def _release(self) -> None:
         """Give the replica back, with whatever was under way there."""
