@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from controller.app import Controller, data_folder
 from controller.clients.git import Repository
 from controller.clients.secrets import resolve
+from controller.environment import ProxyAddress
 from controller.errors import TurnoutError
 from controller.settings import Settings
 
@@ -87,7 +88,9 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     """What the environment consists of on this machine."""
     python = sys.executable
     out = []
-    simulated = {name: _port(endpoint.url) for name, endpoint in settings.spec.endpoints.items() if endpoint.simulated}
+    simulated = {
+        name: _port(endpoint.url) for name, endpoint in settings.spec.endpoints.items() if endpoint.simulated and endpoint.url
+    }
     if simulated:
         ports = [f"--endpoint={name}={port}" for name, port in sorted(simulated.items())]
         out.append(Process("endpoints", (python, "-m", "controller.testing.model_server", *ports), min(simulated.values())))
@@ -109,6 +112,7 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
                         "--data",
                         str(data / f"proxy-{name}"),
                         *token,
+                        *_proxy_options(proxy),
                     ),
                     _port(proxy.url),
                 )
@@ -116,6 +120,12 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     where = str(repository.work_dir or repository.git_dir)
     out.append(Process("controller", (python, "-m", "controller", "--repo", where, "--env", settings.environment, "reconcile")))
     return out
+
+
+def _proxy_options(proxy: ProxyAddress) -> list[str]:
+    """How a proxy of this machine is started, beyond its port."""
+    given = {"--workers": proxy.workers if proxy.workers > 1 else None, "--access-log": proxy.access_log, "--otel": proxy.otel}
+    return [part for option, value in given.items() if value is not None for part in (option, str(value))]
 
 
 def _token_file(name: str, reference: str, data: Path) -> Path:

@@ -23,6 +23,7 @@ from controller.change import Budget, Change, Plan, Verdict, Wait
 from controller.clients.cache import Cache, Damaged
 from controller.clients.git import Identity, Repository
 from controller.clients.git_remote import CALL_SECONDS, IMPATIENT_SECONDS, Remote
+from controller.environment import EnvironmentSpec
 from controller.errors import LostRace, NotFound, Problem, RemoteDown, SettingsError
 from controller.events import Event
 from controller.kind import Clients, Kind, Known, Past, Provider
@@ -34,7 +35,7 @@ from controller.projections.lease import KEY, LEASE
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY
 from controller.resource import digest
-from controller.settings import EnvironmentSpec, Settings
+from controller.settings import Settings
 from controller.writeback import Branch, Files, WriteBack, edits_key, find_intent
 from controller.writer import LEASE_SECONDS, SKEW_SECONDS, Identification, Lease, Writer
 

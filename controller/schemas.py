@@ -9,11 +9,11 @@ import json
 from typing import Any
 
 from controller.address import NAME
+from controller.environment import EnvironmentFile
 from controller.events import TYPES
 from controller.kind import Kind
 from controller.kinds import find
 from controller.model import Spec
-from controller.settings import EnvironmentFile
 from controller.tree import Metadata
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

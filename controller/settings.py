@@ -10,142 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from controller.document import Document, DocumentError, parse
+from controller.environment import EnvironmentFile, EnvironmentSpec
 from controller.errors import Problem, SettingsError, listed, nearest
-from controller.model import LocalSecret, Name, Percent, Seconds, Spec, Text
+from controller.model import Spec
 from controller.resource import digest
-
-
-class Endpoint(Spec):
-    """Where models answer."""
-
-    url: Text = Field(
-        title="Base URL",
-        description="OpenAI-compatible base URL, with /v1.",
-        examples=["https://openrouter.ai/api/v1"],
-        pattern=r"^https?://[^\s/@]+(/|$)",
-    )
-    api_key: LocalSecret | None = Field(
-        None,
-        alias="apiKey",
-        title="Key",
-        examples=["env:OPENROUTER_API_KEY"],
-        description="Reference to the key; resolved by the proxy, never stored.",
-    )
-    timeout: Seconds = Field(300.0, gt=0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
-    simulated: bool = Field(
-        False, title="Simulated", examples=[True], description="`turnout up` starts a simulated endpoint on this URL's port."
-    )
-
-
-class Price(Spec):
-    """Dated price of a model, US dollars per million tokens."""
-
-    input: float = Field(ge=0, title="Input", description="USD per million input tokens.", examples=[3.0])
-    output: float = Field(ge=0, title="Output", description="USD per million output tokens.", examples=[15.0])
-    as_of: Text | None = Field(None, alias="asOf", title="As of", description="When it was read.", examples=["2026-11-01"])
-
-
-class ProxyAddress(Spec):
-    """A data plane that this environment drives."""
-
-    url: Text = Field(
-        title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
-    )
-    token: LocalSecret | None = Field(
-        None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
-    )
-
-
-class Author(Spec):
-    """Who the controller's commits are from."""
-
-    name: Text = Field("Turnout", title="Name", description="Author of commits.", examples=["Turnout"])
-    email: Text = Field("turnout@localhost", title="E-mail", description="Author's address.", examples=["turnout@acme.dev"])
-
-
-class Rule(Spec):
-    """One policy rule over changes."""
-
-    match: Text = Field("*", title="Match", description="Pattern over addresses.", examples=["ModelBinding/*"])
-    actions: tuple[Literal["create", "update", "replace", "delete", "run", "step"], ...] = Field(
-        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False
-    )
-    reason: Text = Field("policy", title="Reason", description="Shown to whoever waits.", examples=["frozen for the release"])
-
-
-class Brake(Spec):
-    """How much may be removed at once."""
-
-    fraction: Percent = Field(30.0, title="Fraction", description="Percent of what exists.", examples=["30%"])
-    population: int = Field(10, ge=1, title="Population", description="From how many resources on it counts.", examples=[10])
-
-
-class Rules(Spec):
-    """Policy of the environment."""
-
-    deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
-    brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
-
-
-class EnvironmentSpec(Spec):
-    """One environment: what it reads, what it drives, and its rules."""
-
-    branch: Text | None = Field(
-        None, title="Branch", description="Branch of the desired state; default: the one HEAD names.", examples=["main"]
-    )
-    state: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")] = Field(
-        "state", title="State", description="Folder of the shared desired state.", examples=["state"]
-    )
-    remote: Text | None = Field(
-        None, title="Remote", description="git remote that holds the truth; none = this repository.", examples=["origin"]
-    )
-    resync: Seconds = Field(
-        60.0, gt=0, title="Resync", description="How often reality is looked at although nothing moved.", examples=["60s"]
-    )
-    poll: Seconds = Field(30.0, title="Poll", description="How often the remote is asked.", examples=["30s"])
-    write_back: Literal["direct", "hold"] = Field(
-        "direct",
-        alias="writeBack",
-        title="Write-back",
-        examples=["direct"],
-        description="direct: commit promotions and reverts; hold: say what to merge.",
-    )
-    author: Author = Field(Author(), title="Author", description="Of the controller's commits.", examples=[{"name": "Turnout"}])
-    endpoints: dict[str, Endpoint] = Field(
-        {},
-        title="Endpoints",
-        description="Where models answer, by name.",
-        examples=[{"openrouter": {"url": "https://openrouter.ai/api/v1"}}],
-    )
-    prices: dict[str, Price] = Field(
-        {}, title="Prices", description="Dated prices by model.", examples=[{"acme/small": {"input": 0.2, "output": 0.6}}]
-    )
-    proxies: dict[str, ProxyAddress] = Field(
-        {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]
-    )
-    rules: Rules = Field(Rules(), title="Rules", description="Policy.", examples=[{"approvalAboveUsd": 10}])
-
-
-class EnvironmentMetadata(Spec):
-    """Which environment."""
-
-    name: Name = Field(title="Name", description="The folder's name.", examples=["local"])
-
-
-class EnvironmentFile(Spec):
-    """environments/<name>/environment.yaml"""
-
-    api_version: Literal["turnout/v1"] = Field(
-        alias="apiVersion", title="Version", description="Always turnout/v1.", examples=["turnout/v1"]
-    )
-    kind: Literal["Environment"] = Field(title="Kind", description="Always Environment.", examples=["Environment"])
-    metadata: EnvironmentMetadata = Field(title="Metadata", description="Name.", examples=[{"name": "local"}])
-    spec: EnvironmentSpec = Field(EnvironmentSpec(), title="Spec", description="Settings.", examples=[{"branch": "main"}])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def _problems(table: RouteTable) -> Iterator[str]:
         for text in _endpoint_problems(endpoint):
             yield f"endpoints.{name}: {text}"
     for name, client in table.clients.items():
-        for text in _client_problems(client, table):
+        for text in _client_problems(client):
             yield f"clients.{name}: {text}"
     yield from _double_keys(table)
     yield from _header_problems(table.headers)
@@ -90,13 +90,10 @@ def _numbers(of: object, *, above: Sequence[str] = (), least: Sequence[str] = ()
             yield f"{where}{field}: {getattr(of, field)} is negative"
 
 
-def _client_problems(client: Client, table: RouteTable) -> Iterator[str]:
+def _client_problems(client: Client) -> Iterator[str]:
     for key in client.keys:
         if not _SHA256.fullmatch(key):
             yield "keys holds something that is not a SHA-256 digest in hexadecimal"
-    for agent in client.agents:
-        if agent not in table.routes:
-            yield f"agents: {agent!r} has no route"
     yield from _limits_problems(client.limits)
 
 

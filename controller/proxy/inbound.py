@@ -86,7 +86,8 @@ class ClientConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._limit = 0
-        self._head_size = 0
+        self._head_size = 0  # without the piece that it began in
+        self._fed = 0
         self._head_done = False
         self._continue = False
         self._held = 0
@@ -132,8 +133,9 @@ class ClientConnection(asyncio.Protocol):
         if self._deaf:
             return
         self.heard_at = monotonic()
+        self._fed = len(data)
         if not self._head_done:
-            self._head_size += len(data)
+            self._head_size += self._fed
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -172,7 +174,7 @@ class ClientConnection(asyncio.Protocol):
                 raise ValueError("Only versions 1.1 and 1.0 of HTTP are spoken here")
             request.http10 = True
         request.method = self._parser.get_method()
-        if self._head_size > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
+        if self._head_size + self._fed > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
             raise ValueError("The head of the request is larger than 64 KiB")
         hosts, length, expect = 0, None, None
         for header in request.headers:

@@ -100,11 +100,11 @@ class LiveClient:
 
     def __init__(self, name: str, client: Client, account: Account) -> None:
         self.name = name
-        self.agents = frozenset(client.agents)
+        self.agents = None if client.agents is None else frozenset(client.agents)
         self.account = account
 
     def may_ask(self, agent: str) -> bool:
-        return not self.agents or agent in self.agents
+        return self.agents is None or agent in self.agents
 
 
 class Live:

@@ -280,7 +280,7 @@ def _route(live: Live, ask: Ask, request: Request, caller: LiveClient | None, *,
     if route is None:
         raise _Turned(404, "model_not_found", _unknown(live, agent, caller), client=name)
     if caller is not None and not caller.may_ask(agent):
-        allowed = ", ".join(sorted(caller.agents))
+        allowed = ", ".join(sorted(caller.agents or ())) or "none"
         text = f"The client {name} may not ask {agent}; it may ask {allowed}"
         raise _Turned(403, "agent_not_allowed", text, agent=agent, client=name)
     return route

@@ -76,7 +76,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who may ask. `keys` are SHA-256 digests in hexadecimal: the proxy never knows a key that it could give away."""
 
     keys: list[str]
-    agents: list[str] = []  # empty = all
+    agents: list[str] | None = None  # None = all
     limits: Limits = Limits()
 
 

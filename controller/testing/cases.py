@@ -42,6 +42,7 @@ from controller.apply import Executor
 from controller.change import Change, Plan
 from controller.document import Document, parse, plain
 from controller.document_edit import dump
+from controller.environment import EnvironmentSpec
 from controller.errors import listed, nearest
 from controller.events import MAX_EVENT_BYTES, Event, encode
 from controller.kind import Kind, Observed, Outcome, Past, Reference, Refs, Situation, Unknown
@@ -50,7 +51,7 @@ from controller.plan import intent_key
 from controller.pool import SerialPool
 from controller.projections.past import PAST, to_past
 from controller.resource import Resource, digest
-from controller.settings import EnvironmentSpec, spec_problems
+from controller.settings import spec_problems
 from controller.writer import Identification, Lease, Writer
 
 ENVIRONMENT = """\

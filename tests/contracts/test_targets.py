@@ -22,8 +22,9 @@ import pytest
 from controller.clients.files import Files
 from controller.clients.reload import Reload
 from controller.document import parse, plain
+from controller.environment import EnvironmentSpec
 from controller.errors import Temporary
-from controller.settings import EnvironmentSpec, Settings
+from controller.settings import Settings
 
 IN_CI = os.environ.get("CI") == "true"
 

@@ -12,6 +12,7 @@ from controller.address import Address
 from controller.kind import Kind, Refs
 from controller.kinds import find
 from controller.kinds.gateway.plan import render
+from controller.proxy import checks
 from controller.proxy import table as proxy
 from controller.testing.cases import Case, Mismatch, Ran, contract, load_cases, run_case, walk
 
@@ -57,7 +58,7 @@ def test_the_proxy_takes_the_routes_of_every_state_of_a_rollout(case: Case) -> N
         kinds = {"ModelBinding": states, "Rollout": {Address.of("Rollout", "run"): after}}
         table = render(Refs({}, ran.situation.refs.environment, kinds=kinds))
         found = proxy.decode(msgspec.json.encode({**table, "serial": 1, "digest": "d"}))
-        assert proxy.problems(found) == []
+        assert checks.problems(found) == []
         assert found.routes[after["binding"]].variants[0].version == shown(after)
 
 

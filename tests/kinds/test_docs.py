@@ -16,9 +16,10 @@ import pytest
 
 from controller import tree
 from controller.document import parse, plain
+from controller.environment import EnvironmentSpec
 from controller.kind import Kind, Past
 from controller.kinds import find
-from controller.settings import EnvironmentSpec, Settings
+from controller.settings import Settings
 from controller.testing.cases import contract, load_cases, run_case
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -153,8 +153,15 @@ def render(refs: Refs, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
         fallbacks = [name for name in bindings[agent].get("fallbacks", ()) if name in routes and name != agent]
         if fallbacks:
             route["fallbacks"] = fallbacks
+    environment = refs.environment
+    for agent, limits in environment.get("limits", {}).items():
+        if agent in routes:
+            routes[agent]["limits"] = _renamed(limits, _LIMITS)
     used = {variant["endpoint"] for route in routes.values() for variant in _variants(route)}
-    return {"routes": routes, "endpoints": {name: endpoints[name] for name in sorted(used)}}
+    table = {"routes": routes, "endpoints": {name: endpoints[name] for name in sorted(used)}}
+    clients, headers = _clients(environment), _renamed(environment.get("headers", {}), _HEADERS)
+    said = {"clients": clients, "headers": headers, "content": environment.get("logContent", False)}
+    return {**table, **{name: value for name, value in said.items() if value}}
 
 
 def _has_effect(state: Mapping[str, Any]) -> bool:
@@ -193,9 +200,78 @@ def _variant(name: str, target: Mapping[str, Any], weight: float, prices: Mappin
     return out
 
 
+# How environment.yaml spells a field, how the route table does, and the proxy's default: what equals it is left out, so that a
+# new field of a new release changes no table.
+Names = Mapping[str, tuple[str, Any]]
+_PLAIN: Names = {
+    "url": ("url", None),
+    "replicas": ("replicas", []),
+    "apiKey": ("api_key", None),
+    "auth": ("auth", "bearer"),
+    "timeout": ("timeout_s", None),
+    "firstByte": ("first_byte_s", None),
+    "total": ("total_s", None),
+    "connect": ("connect_s", 10.0),
+    "retries": ("retries", 2),
+    "strategy": ("strategy", "least_load"),
+    "affinity": ("affinity", None),
+    "load": ("load_path", None),
+    "slowStart": ("slow_start_s", None),
+    "maxInFlight": ("max_in_flight", None),
+}
+_NESTED: Mapping[str, Names] = {
+    "queue": {"size": ("size", 1024), "wait": ("wait_s", 30.0)},
+    "health": {
+        "path": ("path", None),
+        "interval": ("interval_s", 30.0),
+        "timeout": ("timeout_s", 5.0),
+        "fall": ("fall", 2),
+        "rise": ("rise", 1),
+    },
+    "ejection": {"failures": ("failures", 5), "for": ("seconds", 10.0), "most": ("most", 50.0)},
+}
+_LIMITS: Names = {
+    "requestsPerMinute": ("requests_per_minute", None),
+    "tokensPerMinute": ("tokens_per_minute", None),
+    "budgetUsd": ("budget_usd", None),
+    "budgetPeriod": ("budget_period", "month"),
+}
+_HEADERS: Names = {
+    "session": ("session", "X-Session-ID"),
+    "task": ("task", "X-Task-ID"),
+    "client": ("client", "X-Client-ID"),
+    "pre": ("pre", "X-Timing-Pre-Ms"),
+    "post": ("post", "X-Timing-Post-Ms"),
+}
+
+
 def _endpoint(settings: Mapping[str, Any]) -> dict[str, Any]:
-    key = {"api_key": settings["apiKey"]} if settings.get("apiKey") else {}
-    return {"url": settings["url"], **key, "timeout_s": settings["timeout"]}
+    nested = {part: _renamed(settings.get(part) or {}, names) for part, names in _NESTED.items()}
+    return _renamed(settings, _PLAIN) | {part: inner for part, inner in nested.items() if inner}
+
+
+def _renamed(settings: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """What is set, under the names of the route table."""
+    found = {}
+    for name, (told, default) in names.items():
+        value = settings.get(name)
+        value = list(value) if isinstance(value, tuple) else value
+        if value is not None and value != default:
+            found[told] = value
+    return found
+
+
+def _clients(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Who may ask; keys are there as digests only."""
+    clients = {}
+    for name, client in environment.get("clients", {}).items():
+        clients[name] = {
+            "keys": [key.removeprefix("sha256:") for key in client.get("keys", ())],
+            "limits": _renamed(client, _LIMITS),
+        }
+        if client.get("agents") is not None:
+            clients[name]["agents"] = list(client["agents"])
+    return clients
 
 
 def _variants(route: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,288 @@
+"""What environment.yaml may say: endpoints, prices, proxies, clients, limits, rules. Data only; `settings.py` reads the files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from controller.model import LocalSecret, Name, Percent, Seconds, Spec, Text
+
+BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/|$)")]
+UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
+
+
+class HealthCheck(Spec):
+    """Active checks of each replica."""
+
+    path: UrlPath = Field(title="Path", description="Asked at the origin of each replica; 2xx is well.", examples=["/health"])
+    interval: Seconds = Field(30.0, gt=0, title="Interval", description="How often.", examples=["30s"])
+    timeout: Seconds = Field(5.0, gt=0, title="Time-out", description="How long one check may take.", examples=["5s"])
+    fall: int = Field(2, ge=1, title="Fall", description="Failures in a row that take a replica out.", examples=[2])
+    rise: int = Field(1, ge=1, title="Rise", description="Successes in a row that bring it back.", examples=[1])
+
+
+class EjectionRule(Spec):
+    """Passive checks: what requests say about a replica."""
+
+    failures: int = Field(5, ge=0, title="Failures", description="In a row; 0 = never ejected.", examples=[5])
+    seconds: Seconds = Field(10.0, gt=0, alias="for", title="For", description="First time out; doubles.", examples=["10s"])
+    most: Percent = Field(50.0, title="Most", description="Share of replicas that may be out at once.", examples=["50%"])
+
+
+class QueueRule(Spec):
+    """Who waits while every replica is full."""
+
+    size: int = Field(1024, ge=0, title="Size", description="Requests that may wait; more get 429.", examples=[1024])
+    wait: Seconds = Field(30.0, gt=0, title="Wait", description="Longest wait, then 429.", examples=["30s"])
+
+
+class Endpoint(Spec):
+    """Where models answer: one base URL, or several replicas that serve the same."""
+
+    url: BaseUrl | None = Field(
+        None,
+        title="Base URL",
+        description="OpenAI-compatible base URL, with /v1. Either this or replicas.",
+        examples=["https://openrouter.ai/api/v1"],
+    )
+    replicas: tuple[BaseUrl, ...] = Field(
+        (),
+        title="Replicas",
+        description="Base URLs of several servers of the same models.",
+        examples=[["http://gpu1:5900/v1", "http://gpu2:5900/v1"]],
+        strict=False,
+    )
+    api_key: LocalSecret | None = Field(
+        None,
+        alias="apiKey",
+        title="Key",
+        examples=["env:OPENROUTER_API_KEY"],
+        description="Reference to the key; resolved by the proxy, never stored.",
+    )
+    auth: Literal["bearer", "x-api-key"] = Field(
+        "bearer", title="Authentication", description="How the key is sent; x-api-key for Anthropic.", examples=["bearer"]
+    )
+    timeout: Seconds = Field(300.0, gt=0, title="Time-out", description="Longest silence of one request.", examples=["300s"])
+    first_byte: Seconds | None = Field(
+        None,
+        gt=0,
+        alias="firstByte",
+        title="First byte",
+        description="Longest wait of one try for the first byte.",
+        examples=["60s"],
+    )
+    total: Seconds | None = Field(
+        None, gt=0, title="Total", description="Longest time of a request with all its tries.", examples=["600s"]
+    )
+    connect: Seconds = Field(10.0, gt=0, title="Connect", description="Longest wait for a connection.", examples=["10s"])
+    retries: int = Field(2, ge=0, le=10, title="Retries", description="Further tries before the first byte.", examples=[2])
+    strategy: Literal["least_load", "round_robin", "least_connections", "least_latency"] = Field(
+        "least_load", title="Strategy", description="Which replica gets the next request.", examples=["least_load"]
+    )
+    affinity: Literal["session", "prefix"] | None = Field(
+        None, title="Affinity", description="What keeps coming to the same replica, for its KV cache.", examples=["session"]
+    )
+    load: UrlPath | None = Field(
+        None, title="Load", description="Path of vLLM's metrics at each replica, for least_load.", examples=["/metrics"]
+    )
+    slow_start: Seconds | None = Field(
+        None,
+        gt=0,
+        alias="slowStart",
+        title="Slow start",
+        description="How long a replica that came back warms up.",
+        examples=["30s"],
+    )
+    max_in_flight: int | None = Field(
+        None, ge=1, alias="maxInFlight", title="In flight", description="Requests at one replica at once.", examples=[64]
+    )
+    queue: QueueRule = Field(QueueRule(), title="Queue", description="Who waits beyond that.", examples=[{"size": 1024}])
+    health: HealthCheck | None = Field(None, title="Health", description="Active checks.", examples=[{"path": "/health"}])
+    ejection: EjectionRule = Field(EjectionRule(), title="Ejection", description="Passive checks.", examples=[{"failures": 5}])
+    simulated: bool = Field(
+        False, title="Simulated", examples=[True], description="`turnout up` starts a simulated endpoint on this URL's port."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.url is None) == (not self.replicas):
+            raise ValueError("either url or replicas is needed")
+        if len(set(self.replicas)) != len(self.replicas):
+            raise ValueError("replicas: the same URL stands there twice")
+        if self.simulated and self.url is None:
+            raise ValueError("simulated needs url")
+        return self
+
+
+class UsageLimits(Spec):
+    """What one client or one agent may use at the proxies."""
+
+    requests_per_minute: float | None = Field(
+        None, gt=0, alias="requestsPerMinute", title="Requests", description="A minute, over a sliding window.", examples=[600]
+    )
+    tokens_per_minute: float | None = Field(
+        None, gt=0, alias="tokensPerMinute", title="Tokens", description="A minute, over a sliding window.", examples=[200000]
+    )
+    budget_usd: float | None = Field(
+        None, ge=0, alias="budgetUsd", title="Budget", description="USD a period; then requests get 402.", examples=[50.0]
+    )
+    budget_period: Literal["day", "month"] = Field(
+        "month", alias="budgetPeriod", title="Period", description="In UTC.", examples=["month"]
+    )
+
+
+class ApiClient(UsageLimits):
+    """Who may use the proxies, with its limits. Without any client everybody may."""
+
+    keys: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = Field(
+        (),
+        title="Keys",
+        description="Digests of keys (`turnout key`); never a key.",
+        examples=[["sha256:" + "0" * 64]],
+        strict=False,
+    )
+    agents: tuple[Name, ...] | None = Field(
+        None, title="Agents", description="Which agents it may ask; default: all.", examples=[["feature_dev"]], strict=False
+    )
+
+
+class SessionHeaders(Spec):
+    """Names of the headers with which agents tell about their work."""
+
+    session: Text = Field("X-Session-ID", title="Session", description="Which conversation.", examples=["X-Session-ID"])
+    task: Text = Field("X-Task-ID", title="Task", description="Which task.", examples=["X-Task-ID"])
+    client: Text = Field("X-Client-ID", title="Client", description="Which program.", examples=["X-Client-ID"])
+    pre: Text = Field("X-Timing-Pre-Ms", title="Before", description="The agent's own time before.", examples=["X-Timing-Pre-Ms"])
+    post: Text = Field("X-Timing-Post-Ms", title="After", description="The agent's own time after.", examples=["X-Timing-Post-Ms"])
+
+
+class Price(Spec):
+    """Dated price of a model, US dollars per million tokens."""
+
+    input: float = Field(ge=0, title="Input", description="USD per million input tokens.", examples=[3.0])
+    output: float = Field(ge=0, title="Output", description="USD per million output tokens.", examples=[15.0])
+    as_of: Text | None = Field(None, alias="asOf", title="As of", description="When it was read.", examples=["2026-11-01"])
+
+
+class ProxyAddress(Spec):
+    """A data plane that this environment drives."""
+
+    url: Text = Field(
+        title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
+    )
+    token: LocalSecret | None = Field(
+        None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
+    )
+    workers: int = Field(
+        1, ge=1, le=64, title="Workers", description="Processes that share the port, where `turnout up` starts it.", examples=[2]
+    )
+    access_log: Text | None = Field(
+        None,
+        alias="accessLog",
+        title="Access log",
+        description="File for a JSON line a request.",
+        examples=["/var/log/proxy.jsonl"],
+    )
+    otel: Annotated[str, Field(pattern=r"^https?://")] | None = Field(
+        None, title="OpenTelemetry", description="OTLP/HTTP collector of spans.", examples=["http://127.0.0.1:4318/v1/traces"]
+    )
+
+
+class Author(Spec):
+    """Who the controller's commits are from."""
+
+    name: Text = Field("Turnout", title="Name", description="Author of commits.", examples=["Turnout"])
+    email: Text = Field("turnout@localhost", title="E-mail", description="Author's address.", examples=["turnout@acme.dev"])
+
+
+class Rule(Spec):
+    """One policy rule over changes."""
+
+    match: Text = Field("*", title="Match", description="Pattern over addresses.", examples=["ModelBinding/*"])
+    actions: tuple[Literal["create", "update", "replace", "delete", "run", "step"], ...] = Field(
+        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False
+    )
+    reason: Text = Field("policy", title="Reason", description="Shown to whoever waits.", examples=["frozen for the release"])
+
+
+class Brake(Spec):
+    """How much may be removed at once."""
+
+    fraction: Percent = Field(30.0, title="Fraction", description="Percent of what exists.", examples=["30%"])
+    population: int = Field(10, ge=1, title="Population", description="From how many resources on it counts.", examples=[10])
+
+
+class Rules(Spec):
+    """Policy of the environment."""
+
+    deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
+    brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
+
+
+class EnvironmentSpec(Spec):
+    """One environment: what it reads, what it drives, and its rules."""
+
+    branch: Text | None = Field(
+        None, title="Branch", description="Branch of the desired state; default: the one HEAD names.", examples=["main"]
+    )
+    state: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")] = Field(
+        "state", title="State", description="Folder of the shared desired state.", examples=["state"]
+    )
+    remote: Text | None = Field(
+        None, title="Remote", description="git remote that holds the truth; none = this repository.", examples=["origin"]
+    )
+    resync: Seconds = Field(
+        60.0, gt=0, title="Resync", description="How often reality is looked at although nothing moved.", examples=["60s"]
+    )
+    poll: Seconds = Field(30.0, title="Poll", description="How often the remote is asked.", examples=["30s"])
+    write_back: Literal["direct", "hold"] = Field(
+        "direct",
+        alias="writeBack",
+        title="Write-back",
+        examples=["direct"],
+        description="direct: commit promotions and reverts; hold: say what to merge.",
+    )
+    author: Author = Field(Author(), title="Author", description="Of the controller's commits.", examples=[{"name": "Turnout"}])
+    endpoints: dict[str, Endpoint] = Field(
+        {},
+        title="Endpoints",
+        description="Where models answer, by name.",
+        examples=[{"openrouter": {"url": "https://openrouter.ai/api/v1"}}],
+    )
+    prices: dict[str, Price] = Field(
+        {}, title="Prices", description="Dated prices by model.", examples=[{"acme/small": {"input": 0.2, "output": 0.6}}]
+    )
+    proxies: dict[str, ProxyAddress] = Field(
+        {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]
+    )
+    clients: dict[str, ApiClient] = Field(
+        {}, title="Clients", description="Who may use the proxies; none = everybody.", examples=[{"ci": {"keys": []}}]
+    )
+    limits: dict[str, UsageLimits] = Field(
+        {}, title="Limits", description="What an agent may use, by agent.", examples=[{"docs": {"budgetUsd": 50}}]
+    )
+    headers: SessionHeaders = Field(
+        SessionHeaders(), title="Headers", description="Names of session headers.", examples=[{"session": "X-Session-ID"}]
+    )
+    log_content: bool = Field(
+        False, alias="logContent", title="Log content", description="Whether proxies may log prompts and answers.", examples=[False]
+    )
+    rules: Rules = Field(Rules(), title="Rules", description="Policy.", examples=[{"approvalAboveUsd": 10}])
+
+
+class EnvironmentMetadata(Spec):
+    """Which environment."""
+
+    name: Name = Field(title="Name", description="The folder's name.", examples=["local"])
+
+
+class EnvironmentFile(Spec):
+    """environments/<name>/environment.yaml"""
+
+    api_version: Literal["turnout/v1"] = Field(
+        alias="apiVersion", title="Version", description="Always turnout/v1.", examples=["turnout/v1"]
+    )
+    kind: Literal["Environment"] = Field(title="Kind", description="Always Environment.", examples=["Environment"])
+    metadata: EnvironmentMetadata = Field(title="Metadata", description="Name.", examples=[{"name": "local"}])
+    spec: EnvironmentSpec = Field(EnvironmentSpec(), title="Spec", description="Settings.", examples=[{"branch": "main"}])
