@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "log": "Tell the event log in sentences; `log verify` checks it.",
     "rollback": "Make the revert commit.",
     "retry": "Try again what has failed for good.",
+    "proxy": "Run the data plane alone, from one file.",
+    "key": "Make a key for a client of the proxies.",
     "schemas": "Print or write the JSON Schemas.",
     "completion": "Print the completion script of a shell.",
 }

@@ -18,8 +18,8 @@ from .server import CannotStart, Options, Server
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m controller.proxy", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=5800, help="0 picks a free one")
+    parser.add_argument("--host", help="default: that of --config, else 127.0.0.1")
+    parser.add_argument("--port", type=int, help="0 picks a free one; default: that of --config, else 5800")
     parser.add_argument("--data", type=Path, required=True, help="where the route table and the figures are kept")
     parser.add_argument("--token-file", type=Path, help="the bearer token of the admin routes")
     parser.add_argument("--routes", type=Path, help="the first table, where --data has none yet")
@@ -33,10 +33,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
+    host, port = "127.0.0.1", 5800
+    if arguments.config is not None:
+        from .config import place
+
+        host, port = place(arguments.config)
     return Options(
         data=arguments.data,
-        host=arguments.host,
-        port=arguments.port,
+        host=host if arguments.host is None else arguments.host,
+        port=port if arguments.port is None else arguments.port,
         token_file=arguments.token_file,
         routes=arguments.routes,
         fixed=arguments.config,
@@ -73,8 +78,8 @@ async def _serve(options: Options, *, worker: bool) -> None:
 
 def main() -> int:
     arguments = _arguments()
-    options = _options(arguments)
     try:
+        options = _options(arguments)
         if options.workers > 1 and arguments.worker is None:
             from .workers import supervise
 

@@ -16,7 +16,6 @@ from .checks import problems
 from .table import Client, Endpoint, HeaderNames, Limits, Price, Route, RouteTable, Variant, decode, encode
 
 _LARGEST = 1 << 20
-_LIST = "models"
 
 
 class Agent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -149,10 +148,24 @@ def _route(name: str, agent: Agent) -> Route:
 def read_config(path: Path) -> tuple[RouteTable, bytes]:
     """A table from a file in this form, or from one that is a route table already. Raises OSError, ValueError."""
     raw = path.read_bytes()
-    if raw.lstrip()[:1] == b"{" and b'"routes"' in raw:
+    if _is_table(raw):
         table = decode(raw)
         if found := problems(table):
             raise ValueError("; ".join(found))
         return table, raw
     table = compiled(_config(raw, str(path)))
     return table, encode(table)
+
+
+def _is_table(raw: bytes) -> bool:
+    return raw.lstrip()[:1] == b"{" and b'"routes"' in raw
+
+
+def place(path: Path) -> tuple[str, int]:
+    """Host and port that a file asks for; the defaults where it cannot be read, which is told when it is served."""
+    try:
+        raw = path.read_bytes()
+        config = Config() if _is_table(raw) else _config(raw, str(path))
+    except (OSError, ValueError):
+        config = Config()
+    return config.host, config.port
