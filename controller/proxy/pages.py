@@ -13,7 +13,16 @@ TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 MESSAGES = b"/v1/messages"
 RESPONSES = b"/v1/responses"
-_ANTHROPIC = {"endpoint_busy": "overloaded_error", "overloaded": "overloaded_error"}
+_OPENAI = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
 
 
@@ -49,32 +58,18 @@ def json_page(status: int, content: Any, headers: bytes = b"") -> Page:
     return Page(status, msgspec.json.encode(content), JSON, headers)
 
 
-def error_object(message: str, code: str, kind: str = "invalid_request_error", path: bytes = b"") -> dict[str, Any]:
+def error_object(message: str, code: str, status: int, path: bytes = b"") -> dict[str, Any]:
     """The error as OpenAI's clients expect it, or Anthropic's where theirs is asking."""
     if path == MESSAGES:
-        return {"type": "error", "error": {"type": _ANTHROPIC.get(code, kind), "message": message, "code": code}}
+        kind = _ANTHROPIC.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message, "code": code}}
+    kind = _OPENAI.get(status, "api_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def error_page(status: int, message: str, code: str, headers: bytes = b"", path: bytes = b"") -> Page:
     """A refusal with its reason; `code` is stable, the text is for people."""
-    return json_page(status, error_object(message, code, _kind(status), path), headers)
-
-
-def _kind(status: int) -> str:
-    if status >= 500:
-        return "api_error"
-    if status == 401:
-        return "authentication_error"
-    if status == 403:
-        return "permission_error"
-    if status == 402:
-        return "insufficient_quota"
-    if status == 429:
-        return "rate_limit_error"
-    if status == 404:
-        return "not_found_error"
-    return "invalid_request_error"
+    return json_page(status, error_object(message, code, status, path), headers)
 
 
 def retry_after(seconds: float) -> bytes:
@@ -84,5 +79,5 @@ def retry_after(seconds: float) -> bytes:
 
 def error_event(message: str, code: str, path: bytes = b"") -> bytes:
     """An error as the last event of a stream that broke."""
-    content = msgspec.json.encode(error_object(message, code, "api_error", path))
+    content = msgspec.json.encode(error_object(message, code, 502, path))
     return b"%bdata: %b\n\n" % (b"event: error\n" if path in (MESSAGES, RESPONSES) else b"", content)
