@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ class Endpoints:
         """Makes the endpoint of an intent, or returns the one that is there under its name. Raises Temporary, Permanent."""
         name, namespace = endpoint_name(intent), self._session.namespace()
         secrets = {key: self._session.secret(reference) for key, reference in order.secrets.items()}
-        with self._call(f"create the Inference Endpoint {name} in {namespace}") as api:
+        with self._call(f"create the Inference Endpoint {name} in {namespace}", hide=secrets.values()) as api:
             from huggingface_hub.errors import HfHubHTTPError
 
             try:
@@ -206,9 +206,9 @@ class Endpoints:
                     raise
 
     @contextlib.contextmanager
-    def _call(self, doing: str) -> Iterator[HfApi]:
+    def _call(self, doing: str, hide: Iterable[str] = ()) -> Iterator[HfApi]:
         """The SDK knows one address of Inference Endpoints for the whole process: it is set for the length of a call."""
-        with self._session.call(doing) as api:
+        with self._session.call(doing, hide=hide) as api:
             from huggingface_hub import constants
 
             with _POINTING:

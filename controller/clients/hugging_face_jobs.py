@@ -148,7 +148,7 @@ class Jobs:
         self._check(order, labels)
         secrets = {name: self._session.secret(reference) for name, reference in order.secrets.items()}
         namespace = self._session.namespace()
-        with self._session.call(f"start a job on {order.flavor} in {namespace}", pays=True) as api:
+        with self._session.call(f"start a job on {order.flavor} in {namespace}", pays=True, hide=secrets.values()) as api:
             info = api.run_job(
                 image=order.image,
                 command=list(order.command),

@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +124,12 @@ class Session:
         pays: bool = False,
         transfer: bool = False,
         quiet: float | None = None,
+        hide: Iterable[str] = (),
     ) -> Iterator[HfApi]:
         """The SDK, for what is done inside. Raises Temporary, Permanent, and OutcomeUnknown if it `pays`.
 
         `anonymous`: works without a token too. `transfer`: may take as long as it takes, while it is not silent.
+        `hide`: values that no error may tell, besides the token.
         """
         token = self._token_or_nothing() if anonymous else self.token()
         _prepare(urlsplit(self.url).hostname or "")
@@ -143,7 +145,9 @@ class Session:
             problem = self._problem(error, doing, pays)
             if problem is None:
                 raise
-            told = str(problem).replace(token, "***") if token else str(problem)
+            told = str(problem)
+            for value in filter(None, (token, *hide)):
+                told = told.replace(value, "***")
             raise type(problem)(told) from None  # the SDK's own texts hold signed addresses
         finally:
             _TERMS.reset(before)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
 import traceback
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
 
 from controller.clients.hugging_face_jobs import JobOrder, Lines, cost_usd, label_of, script_order
 from controller.clients.huggingface import Hub, HuggingFace, OutcomeUnknown, connect
@@ -69,12 +65,15 @@ def test_a_wrong_token_is_permanent_and_never_told(double: HuggingFaceDouble, op
 
 
 @pytest.mark.parametrize("kind", ["status", "lose", "cut", "truncate"])
-def test_no_error_tells_the_token_or_a_secret(hub: Hub, double: HuggingFaceDouble, kind: str) -> None:
-    double.fail(POST_JOB, kind, message=f"Bearer {TOKEN} is not wanted")
-    order = JobOrder(command=("true",), flavor="t4-small", timeout_seconds=60, secrets={"KEY": f"file:{TOKEN}.token"})
+def test_no_error_tells_the_token_or_a_secret(hub: Hub, double: HuggingFaceDouble, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "key").write_text("sk-hush")
+    double.fail(POST_JOB, kind, message=f"Bearer {TOKEN} with sk-hush is not wanted")
+    order = JobOrder(command=("true",), flavor="t4-small", timeout_seconds=60, secrets={"KEY": "file:key"})
     with pytest.raises(OutcomeUnknown) as caught:
         hub.jobs.start("leak", order)
-    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    told = "".join(traceback.format_exception(caught.value))
+    assert TOKEN not in told
+    assert "sk-hush" not in told
 
 
 def test_the_sdk_is_imported_by_the_first_call_only() -> None:
@@ -224,24 +223,6 @@ def test_rights_and_credit(double: HuggingFaceDouble, opened: Opened) -> None:
     assert double.ledger()["usd"] == 0
 
 
-def test_the_double_refuses_what_the_vendor_refuses(double: HuggingFaceDouble) -> None:
-    api = huggingface_hub.HfApi(endpoint=double.url, token=TOKEN)
-    for wrong, said in [
-        ({"labels": {"a": "b.c"}}, "Invalid label"),
-        ({"labels": {"a": "x" * 101}}, "Invalid label"),
-        ({"flavor": "h100"}, "Invalid flavor"),
-        ({"command": []}, "command"),
-        ({"timeout": -1}, "timeoutSeconds"),
-    ]:
-        with pytest.raises(HfHubHTTPError, match=said) as refused:
-            api.run_job(**{"image": "python:3.12", "command": ["true"], "namespace": "acme", **wrong})
-        assert refused.value.response.status_code == 400
-    with pytest.raises(JobNotFoundError):
-        api.inspect_job(job_id="0" * 24, namespace="acme")
-    with pytest.raises(HfHubHTTPError, match="401"):
-        list(huggingface_hub.HfApi(endpoint=double.url, token=False).list_jobs(namespace="acme"))
-
-
 # -- time and ends -----------------------------------------------------------------------------------------------
 
 
@@ -281,17 +262,6 @@ def test_jobs_are_listed_by_stage_and_label_over_pages(hub: Hub, double: Hugging
     assert len(hub.jobs.list(labels={"round": "one"}, stages=["COMPLETED"])) == 0
 
 
-def test_metrics_and_labels_of_the_sdk(double: HuggingFaceDouble) -> None:
-    api = huggingface_hub.HfApi(endpoint=double.url, token=TOKEN)
-    double.script("one", "two", "three", running=30)
-    job = api.run_job(image="python:3.12", command=["true"], namespace="acme", labels={"a": "b"})
-    assert next(iter(api.fetch_job_metrics(job_id=job.id, namespace="acme")))["memory_total_bytes"] == 16 << 30
-    assert api.update_job_labels(job_id=job.id, labels={"c": "d"}, namespace="acme").labels == {"c": "d"}
-    double.advance(30)
-    assert list(api.fetch_job_metrics(job_id=job.id, namespace="acme")) == []
-    assert list(api.fetch_job_logs(job_id=job.id, namespace="acme", tail=2)) == ["two", "three"]
-
-
 def test_started_minutes_cost() -> None:
     assert [round(cost_usd(seconds, 60.0)) for seconds in (0, 0.5, 60, 60.5, 3600)] == [0, 1, 1, 2, 60]
 
@@ -307,20 +277,3 @@ def test_a_script_that_does_not_fit_is_said() -> None:
     noise = random.Random(1).randbytes(150_000).hex()
     with pytest.raises(Permanent, match=r"120000 at most"):
         script_order(noise, flavor="t4-small", timeout_seconds=60)
-
-
-def test_faults_are_checked(double: HuggingFaceDouble) -> None:
-    def put(body: Any) -> tuple[int, str]:
-        request = urllib.request.Request(f"{double.url}/-/faults", json.dumps(body).encode(), method="PUT")
-        try:
-            with urllib.request.urlopen(request) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    status, said = put([{"route": "nowhere", "kind": "explode", "color": 1}])
-    assert status == 422
-    assert all(word in said for word in ("color", "explode", "nowhere"))
-    assert put([{"route": POST_JOB, "kind": "lose", "times": None}])[0] == 200
-    assert double.world.faults.shown()[0]["kind"] == "lose"
-    assert put([]) == (200, "[]")
