@@ -88,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._limit = 0
         self._head_size = 0  # without the piece that it began in
         self._fed = 0
+        self._began_in = 0  # size of that piece
         self._head_done = False
         self._continue = False
         self._held = 0
@@ -154,6 +155,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._incoming = Request()
         self._parts, self._size = [], 0
+        self._began_in = self._fed
         self._head_size, self._head_done, self._continue = 0, False, False
 
     def on_url(self, url: bytes) -> None:
@@ -174,7 +176,7 @@ class ClientConnection(asyncio.Protocol):
                 raise ValueError("Only versions 1.1 and 1.0 of HTTP are spoken here")
             request.http10 = True
         request.method = self._parser.get_method()
-        if self._head_size + self._fed > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
+        if self._began_in + self._head_size > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
             raise ValueError("The head of the request is larger than 64 KiB")
         hosts, length, expect = 0, None, None
         for header in request.headers:

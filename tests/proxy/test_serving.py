@@ -57,7 +57,7 @@ def test_an_unknown_model_gets_the_nearest_name(proxy: Any, models: Any) -> None
         proxy.client().chat.completions.create(model="feature-dev", messages=[])
     assert found.value.code == "model_not_found"
     assert proxy.request("POST", "/v1/chat/completions", b"{")[0] == 400
-    assert proxy.request("POST", "/v1/elsewhere", {})[0] == 404
+    assert proxy.request("POST", "/elsewhere", {})[0] == 404
     assert proxy.request("GET", "/v1/chat/completions")[0] == 405
 
 
