@@ -23,6 +23,21 @@ class Asked(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(Asked)
+_parts = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_string = msgspec.json.Decoder(str)
+_LARGE = 4096
+
+
+def understood(body: bytes) -> tuple[str, list[tuple[int, int]]]:
+    """The top-level `model`, and where the values of the keys of that name are, quotes included.
+
+    Raises ValueError with a sentence for the client. A large body is taken apart once instead of searched.
+    """
+    if len(body) > _LARGE:
+        found = _taken_apart(body)
+        if found is not None:
+            return found
+    return asked_model(body), model_spans(body)
 
 
 def asked_model(body: bytes) -> str:
@@ -48,15 +63,39 @@ def model_spans(body: bytes) -> list[tuple[int, int]]:
     return _scan(body)
 
 
+def _taken_apart(body: bytes) -> tuple[str, list[tuple[int, int]]] | None:
+    """The model and its place, if the body is byte for byte what its keys and values make up: then no key is there twice."""
+    try:
+        values = _parts.decode(body)
+        model = _string.decode(values["model"])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    start = len(next(iter(values))) + 4
+    comma, colon = (b", ", b": ") if body[start : start + 1] == b" " else (b",", b":")
+    pieces: list[bytes | msgspec.Raw] = []
+    at, place, before = 0, (0, 0), b"{"
+    for key, value in values.items():
+        name = before + msgspec.json.encode(key) + colon
+        at += len(name)
+        if key == "model":
+            place = (at, at + len(memoryview(value)))
+        at += len(memoryview(value))
+        pieces += (name, value)
+        before = comma
+    pieces.append(b"}")
+    return (model, [place]) if b"".join(pieces) == body else None
+
+
 def with_model(body: bytes, spans: list[tuple[int, int]], model: str) -> bytes:
     """The same bytes with another model. Duplicate keys get it too: who parses next may take the first or the last."""
     value = msgspec.json.encode(model)
-    parts: list[bytes] = []
+    whole = memoryview(body)
+    parts: list[bytes | memoryview] = []
     at = 0
     for start, end in spans:
-        parts += (body[at:start], value)
+        parts += (whole[at:start], value)
         at = end
-    parts.append(body[at:])
+    parts.append(whole[at:])
     return b"".join(parts)
 
 

@@ -15,7 +15,7 @@ import httptools
 from . import admin
 from .accounts import Refused
 from .ask import Ask
-from .body import asked_model, model_spans
+from .body import asked_model, understood
 from .forward import Forward
 from .inbound import ClientConnection, Current, Request
 from .live import Live, LiveClient, LiveRoute
@@ -98,8 +98,8 @@ class Surface:
         known = path in _MODEL_PATHS
         try:
             caller = _caller(live, ask)
-            route = _route(live, ask, request, caller, known=known)
-            spans = model_spans(request.body) if known else []
+            agent, spans = _asked(live, ask, request, caller, known=known)
+            route = _route(live, agent, caller)
             _admit(route, caller)
         except _Turned as turned:
             self._refuse(client, request, path, ask, turned)
@@ -269,13 +269,17 @@ def _caller(live: Live, ask: Ask) -> LiveClient | None:
     return caller
 
 
-def _route(live: Live, ask: Ask, request: Request, caller: LiveClient | None, *, known: bool) -> LiveRoute:
-    """The route of the agent that is asked for, if this client may ask it."""
-    name = caller.name if caller is not None else ""
+def _asked(live: Live, ask: Ask, request: Request, caller: LiveClient | None, *, known: bool) -> tuple[str, list[tuple[int, int]]]:
+    """Which agent is asked for, and where in the body that stands."""
     try:
-        agent = asked_model(request.body) if known else _passed_to(live, ask, request)
+        return understood(request.body) if known else (_passed_to(live, ask, request), [])
     except ValueError as error:
-        raise _Turned(400, "invalid_body", str(error), client=name) from None
+        raise _Turned(400, "invalid_body", str(error), client=caller.name if caller is not None else "") from None
+
+
+def _route(live: Live, agent: str, caller: LiveClient | None) -> LiveRoute:
+    """The route of an agent, if this client may ask it."""
+    name = caller.name if caller is not None else ""
     route = live.routes.get(agent)
     if route is None:
         raise _Turned(404, "model_not_found", _unknown(live, agent, caller), client=name)
