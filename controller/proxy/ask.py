@@ -10,6 +10,8 @@ import re
 import time
 from typing import NamedTuple
 
+import httptools
+
 from .table import HeaderNames
 
 Headers = list[tuple[bytes, bytes]]
@@ -74,39 +76,42 @@ class Trace(NamedTuple):
     span: str
     flags: str
 
-    def header(self) -> bytes:
-        return f"traceparent: 00-{self.trace}-{self.span}-{self.flags}\r\n".encode()
-
 
 def trace_of(header: bytes | None) -> Trace:
     """The client's trace where it names one, a new one else."""
-    span = f"{random.getrandbits(64) or 1:016x}"
+    drawn = f"{random.getrandbits(192) or 1:048x}"
+    span = drawn[:16]
     found = _TRACEPARENT.fullmatch(header) if header is not None else None
     if found is None:
-        return Trace(f"{random.getrandbits(128) or 1:032x}", "", span, "00")
+        return Trace(drawn[16:], "", span, "00")
     return Trace(found[1].decode(), found[2].decode(), span, found[3].decode())
 
 
-class Ask:
-    """One request of a client, from its head. Times are seconds of the event loop's clock; `at` is the wall clock."""
+class Head:
+    """What the head of a request says, as far as it is the same whenever the same head comes again.
+
+    `known` is the dictionary that it was read with: another table may have other names for headers.
+    """
 
     __slots__ = (
-        "agent_header",
-        "at",
-        "began",
+        "agent",
         "client",
-        "id",
+        "context",
         "key",
+        "known",
         "lines",
+        "method",
+        "onward",
+        "path",
         "post_ms",
         "pre_ms",
+        "request_id",
         "session",
         "task",
-        "trace",
         "variant",
     )
 
-    def __init__(self, headers: Headers, known: dict[bytes, int], began: float) -> None:
+    def __init__(self, method: bytes, target: bytes, headers: Headers, known: dict[bytes, int]) -> None:
         found = _NOTHING.copy()
         lines: list[bytes] = []
         for header in headers:
@@ -115,28 +120,59 @@ class Ask:
                 lines.append(b"%b: %b\r\n" % header)
             elif slot:
                 found[slot] = header[1]
-                if slot >= 8:
+                if slot >= _SESSION:
                     lines.append(b"%b: %b\r\n" % header)
         hop = found[_CONNECTION]
         if hop is not None and hop.lower() not in (b"keep-alive", b"close"):
             gone = named_by_connection(headers)
             lines = [line for line in lines if line.partition(b":")[0] not in gone]
-        self.began = began
-        self.at = time.time()
-        self.trace = trace_of(found[_CONTEXT])
-        given = found[_REQUEST_ID]
-        self.id = given.decode() if given is not None and _ID.fullmatch(given) else self.trace.trace
-        lines.append(b"x-request-id: %b\r\n" % self.id.encode())
-        lines.append(self.trace.header())
+        self.known = known
         self.lines = b"".join(lines)
+        self.method = method.decode("latin-1")
+        path = path_of(target)
+        self.path = path.decode("latin-1")
+        query = target.partition(b"?")
+        self.onward = path.removeprefix(b"/v1") + query[1] + query[2]
+        given = found[_REQUEST_ID]
+        self.request_id = given.decode() if given is not None and _ID.fullmatch(given) else ""
+        self.context = found[_CONTEXT]
         self.key = _key(found[_AUTHORIZATION], found[_API_KEY])
         self.variant = _text(found[_VARIANT])
-        self.agent_header = _text(found[_AGENT])
+        self.agent = _text(found[_AGENT])
         self.session = _text(found[_SESSION])
         self.task = _text(found[_TASK])
         self.client = _text(found[_CLIENT])
         self.pre_ms = _milliseconds(found[_PRE])
         self.post_ms = _milliseconds(found[_POST])
+
+
+class Ask:
+    """One request of a client. `began` is seconds of the monotonic clock, `at` of the wall clock."""
+
+    __slots__ = ("at", "began", "head", "id", "trace")
+
+    def __init__(self, head: Head, began: float) -> None:
+        self.head = head
+        self.began = began
+        self.at = time.time()
+        self.trace = trace_of(head.context)
+        self.id = head.request_id or self.trace.trace
+
+    def lines(self) -> bytes:
+        """The header lines that go on to a model."""
+        trace = self.trace
+        own = f"x-request-id: {self.id}\r\ntraceparent: 00-{trace.trace}-{trace.span}-{trace.flags}\r\n"
+        return self.head.lines + own.encode()
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a request's target, which may be a whole URL."""
+    if target.startswith((b"http://", b"https://")):
+        try:
+            return httptools.parse_url(target).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            return b"/"
+    return target.partition(b"?")[0]
 
 
 def _text(value: bytes | None) -> str | None:

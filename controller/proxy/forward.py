@@ -19,7 +19,7 @@ class Forward:
     def __init__(
         self,
         method: bytes,
-        path: bytes,
+        onward: bytes,
         lines: bytes,
         body: bytes,
         spans: list[tuple[int, int]],
@@ -28,7 +28,7 @@ class Forward:
         judged: bool = True,
     ) -> None:
         self._method = method
-        self._path = path  # after the /v1 that the endpoint's URL ends with, with the query
+        self._path = onward  # after the /v1 that the endpoint's URL ends with, with the query
         self._lines = lines
         self._body = body
         self._spans = spans

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
+from .ask import Head, Headers, path_of
 from .pages import Page, error_page
-
-if TYPE_CHECKING:
-    from .ask import Headers
 
 _HEAD_LIMIT = 64 * 1024
 _LINGER_S = 2.0
+_DIGITS = 8  # of a content-length, at most
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})(?=[ \t]*\r\n)", re.IGNORECASE)
+_SPECIAL = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"trailer"))
 _LOOKED_AT = frozenset((b"host", b"content-length", b"expect"))
 
 
@@ -40,19 +42,67 @@ class Host(Protocol):
     def dispatch(self, client: ClientConnection, request: Request) -> Current | None: ...
 
 
+class Shape:
+    """A head that the parser has accepted, around the digits of its content-length.
+
+    An agent sends the same head again and again. One that differs in nothing but these digits means the same, so it is
+    compared instead of parsed; everything else goes through the parser.
+    """
+
+    __slots__ = ("head", "headers", "limit", "method", "path", "prefix", "suffix", "target")
+
+    def __init__(self, request: Request, prefix: bytes, suffix: bytes, limit: int) -> None:
+        self.limit = limit
+        self.prefix = prefix
+        self.suffix = suffix
+        self.method = request.method
+        self.target = request.target
+        self.headers = request.headers
+        self.path = path_of(request.target)
+        self.head: Head | None = None  # what it means, once that has been worked out
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body, if these bytes are one whole request of this shape and nothing else."""
+        start = len(self.prefix)
+        end = data.find(self.suffix, start, start + _DIGITS + len(self.suffix))
+        digits = data[start:end]
+        if end < 0 or not digits.isdigit():
+            return None
+        end += len(self.suffix)
+        return data[end:] if len(data) - end == int(digits) else None
+
+
 class Request:
     """A complete request; header names are in lower case. With `refusal` it is one that nobody needs to look at."""
 
-    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "refusal", "target")
+    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "refusal", "shape", "target")
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        self.headers: Headers = []
-        self.body = b""
+    def __init__(self, shape: Shape | None = None, body: bytes = b"") -> None:
+        self.body = body
         self.http10 = False
         self.keep_alive = True
         self.refusal: Page | None = None
+        self.shape = shape
+        self.method: bytes = b"" if shape is None else shape.method
+        self.target: bytes = b"" if shape is None else shape.target
+        self.headers: Headers = [] if shape is None else shape.headers
+
+    @property
+    def path(self) -> bytes:
+        return self.shape.path if self.shape is not None else path_of(self.target)
+
+    def head_is_special(self) -> bool:
+        """Whether it asks for more than an answer."""
+        return any(name in _SPECIAL for name, _ in self.headers)
+
+    def read(self, known: dict[bytes, int]) -> Head:
+        """What the head says; worked out once for all requests of one shape."""
+        shape = self.shape
+        if shape is None:
+            return Head(self.method, self.target, self.headers, known)
+        if shape.head is None or shape.head.known is not known:
+            shape.head = Head(self.method, self.target, self.headers, known)
+        return shape.head
 
     def header(self, name: bytes) -> bytes | None:
         for known, value in self.headers:
@@ -83,6 +133,8 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = False  # nothing that still comes will be looked at
         self._read_paused = False
         self._incoming: Request | None = None
+        self._shape: Shape | None = None
+        self._between = True  # the parser stands between two requests
         self._parts: list[bytes] = []
         self._size = 0
         self._limit = 0
@@ -134,6 +186,19 @@ class ClientConnection(asyncio.Protocol):
         if self._deaf:
             return
         self.heard_at = monotonic()
+        shape = self._shape
+        if shape is not None and self._between and data.startswith(shape.prefix):
+            body = shape.body_of(data)
+            if body is not None and len(body) <= shape.limit and self._host.has_room():
+                self._held += len(body)
+                self._host.held += len(body)
+                self._waiting.append(Request(shape, body))
+                self._go_on()
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        alone = self._between and not self._waiting
         self._fed = len(data)
         if not self._head_done:
             self._head_size += self._fed
@@ -148,12 +213,25 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(400, str(error.__context__ or error), "malformed_request")
         if not self._deaf and not self._head_done and self._head_size > _HEAD_LIMIT:
             self._refuse(400, "The head of the request is larger than 64 KiB", "headers_too_large")
+        if alone and self._between and len(self._waiting) == 1 and not self._deaf:
+            self._learn(data, self._waiting[-1])
         self._go_on()
+
+    def _learn(self, data: bytes, request: Request) -> None:
+        """Remember the shape of a request that came whole, alone, and with a length."""
+        end = data.find(b"\r\n\r\n") + 4
+        found = _LENGTH.findall(data[:end])
+        if request.http10 or len(found) != 1 or len(data) - end != len(request.body) or not request.body:
+            return
+        place = _LENGTH.search(data, 0, end)
+        if place is not None and data[:1].isalpha() and not request.head_is_special():
+            self._shape = Shape(request, data[: place.start(1)], data[place.end(1) : end], self._limit)
 
     # httptools
 
     def on_message_begin(self) -> None:
         self._incoming = Request()
+        self._between = False
         self._parts, self._size = [], 0
         self._began_in = self._fed
         self._head_size, self._head_done, self._continue = 0, False, False
@@ -221,6 +299,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request, self._incoming = self._incoming, None
+        self._between = True
         self._head_size, self._head_done, self._continue = 0, False, False
         if request is None or self._deaf:
             return

@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from time import monotonic
 from typing import Protocol, cast
 
 import httptools
 
+from .ask import HOP_BY_HOP, Headers, named_by_connection
 from .replica import Replica
 
 _HEAD_LIMIT = 64 * 1024
+_NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+_DIGITS = 8
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})(?=[ \t]*\r\n)", re.IGNORECASE)
 _JOINED = 16 * 1024  # up to here copying is cheaper than a second buffer
 _IDLE_S = 30.0  # an idle connection is not used again after this
 _IDLE_MAX = 256  # of one origin
 
-Headers = list[tuple[bytes, bytes]]
+
+class AnswerHead:
+    """The head of an answer without its length. `lines` = status line and header lines as they go to a client."""
+
+    __slots__ = ("lines", "prefix", "reason", "status", "stream", "suffix", "told_usage")
+
+    def __init__(self, status: int, reason: bytes, headers: Headers) -> None:
+        self.status = status
+        self.reason = reason
+        self.prefix = self.suffix = b""  # around the digits of its length, where the same head may come again
+        kind = b""
+        hop: set[bytes] | frozenset[bytes] = _NOT_RELAYED
+        for name, value in headers:
+            if name == b"content-type":
+                kind = value.lower()
+            elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+                hop = _NOT_RELAYED | named_by_connection(headers)
+        self.stream = kind.startswith(b"text/event-stream")
+        self.told_usage = 200 <= status < 300 and (self.stream or kind.startswith(b"application/json"))
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+        lines += [b"%b: %b\r\n" % header for header in headers if header[0] not in hop and header[0][:10] != b"x-turnout-"]
+        self.lines = b"".join(lines)
+
+    def body_of(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Length and body, if these bytes are one whole answer with this head and nothing else."""
+        start = len(self.prefix)
+        if not start or not data.startswith(self.prefix):
+            return None
+        end = data.find(self.suffix, start, start + _DIGITS + len(self.suffix))
+        digits = data[start:end]
+        if end < 0 or not digits.isdigit():
+            return None
+        end += len(self.suffix)
+        return (digits, data[end:]) if len(data) - end == int(digits) else None
 
 
 class Reply(Protocol):
     """Who waits for the answer."""
 
-    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> None: ...
+    def answered(self, head: AnswerHead, length: bytes | None) -> None: ...
     def body(self, data: bytes) -> None: ...
     def flush(self) -> None: ...
     def ended(self) -> None: ...
@@ -53,6 +91,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._until_eof = False
         self._heard = False
+        self._head: AnswerHead | None = None
+        self._first = b""
 
     def send(self, reply: Reply, head: bytes, body: bytes) -> None:
         """Ask; the connection must be idle."""
@@ -93,7 +133,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._reply is None:
             self.abort()  # it speaks without being asked
             return
-        self._heard = True
+        if not self._heard:
+            self._heard = True
+            known: AnswerHead | None = self._replica.answer_head  # type: ignore[assignment]  # only we put one there
+            whole = known.body_of(data) if known is not None else None
+            if known is not None and whole is not None:
+                self._answer(known, *whole)
+                return
+            self._first = data
         if not self._head_done:
             self._head_size += len(data)
         try:
@@ -106,6 +153,8 @@ class UpstreamConnection(asyncio.Protocol):
         if reply is None:
             return
         if self._complete:
+            if self._first is data:
+                self._learn(data)
             self._finish(reply)
         elif self._broken:
             reply.flush()
@@ -113,6 +162,28 @@ class UpstreamConnection(asyncio.Protocol):
             reply.lost(self._broken, retry=False)
         else:
             reply.flush()
+
+    def _answer(self, head: AnswerHead, length: bytes, body: bytes) -> None:
+        """A head that came before: an answer that the parser need not see."""
+        reply = self._reply
+        assert reply is not None
+        reply.answered(head, length)
+        if self._reply is reply:
+            reply.body(body)
+        if self._reply is reply:
+            self._complete = self._keep_alive = True
+            self._finish(reply)
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of an answer that came whole, alone, with a length and without a wish to close."""
+        head, end = self._head, data.find(b"\r\n\r\n") + 4
+        if head is None or self._broken or not self._keep_alive or not data.startswith(b"HTTP/1.1 2") or head.status == 204:
+            return
+        place = _LENGTH.search(data, 0, end)
+        if place is None or len(_LENGTH.findall(data[:end])) != 1 or int(place[1]) != len(data) - end or len(data) == end:
+            return
+        head.prefix, head.suffix = data[: place.start(1)], data[place.end(1) : end]
+        self._replica.answer_head = head
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -168,8 +239,9 @@ class UpstreamConnection(asyncio.Protocol):
             elif name == b"transfer-encoding":
                 chunked = True
         self._until_eof = length is None and not chunked and status not in (204, 304)
+        self._head = AnswerHead(status, self._reason, self._headers)
         if self._reply is not None:
-            self._reply.answered(status, self._reason, self._headers, length)
+            self._reply.answered(self._head, length)
 
     def on_body(self, data: bytes) -> None:
         if self._reply is not None and not self._complete:

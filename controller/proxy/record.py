@@ -36,7 +36,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     model: str = ""
     endpoint: str = ""
     replica: str = ""
-    fallback_for: str = ""
+    answered_by: str = ""  # the fallback, where one answered
     client: str = ""
     session: str = ""
     task: str = ""

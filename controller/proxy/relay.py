@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from .accounts import charge
-from .ask import HOP_BY_HOP, Ask, named_by_connection
+from .ask import Ask
 from .compare import Pair
 from .pages import connection_line, error_event, error_page, retry_after
 from .record import Record, slowest
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from .forward import Forward
     from .inbound import ClientConnection, Request
     from .live import Live, LiveClient, LiveRoute
-    from .outbound import Headers
+    from .outbound import AnswerHead
     from .usage import Usage
 
 _ELSEWHERE = (429, 502, 503, 504)
-_NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 _CONTENT = 64 * 1024
 
 
@@ -108,7 +107,7 @@ class Relay:
             copy(self._shared, route, route.shadow, self._ask, self._forward, self._pair)
 
     def _visit_route(self, route: LiveRoute, *, whole: bool) -> None:
-        target = route.choose(self._ask.session, self._ask.variant)
+        target = route.choose(self._ask.head.session, self._ask.head.variant)
         self._visit = Visit(self._shared, route, target, self._ask, self._forward, self, whole=whole)
         self._visit.begin()
 
@@ -133,44 +132,31 @@ class Relay:
 
     # the visit's sink
 
-    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> bool:
+    def answered(self, head: AnswerHead, length: bytes | None) -> bool:
+        status = head.status
         if status in _ELSEWHERE and self._fallbacks:
             return False
-        visit = self._visit
+        visit, request = self._visit, self._request
         assert visit is not None
-        request, target = self._request, visit.target
-        parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        for header in headers:
-            name = header[0]
-            if name in _NOT_RELAYED:
-                if name == b"connection" and header[1].lower() not in (b"keep-alive", b"close"):
-                    named = named_by_connection(headers)
-                    return self.answered(
-                        status, reason, [(n, v) for n, v in headers if n != b"connection" and n not in named], length
-                    )
-                continue
-            if name[:10] == b"x-turnout-":
-                continue
-            if name == b"content-type":
-                self._sse = header[1].lower().startswith(b"text/event-stream")
-            parts.append(b"%b: %b\r\n" % header)
-        parts.append(target.headers)
-        parts.append(b"x-request-id: %b\r\n" % self._ask.id.encode())
-        if target.agent != self._agent:
-            parts.append(b"x-turnout-fallback-for: %b\r\n" % self._agent.encode("ascii", "backslashreplace"))
+        target = visit.target
         self._status = status
+        self._sse = head.stream
         self._sized = length is not None
+        self._keep_alive = self._keep_alive and not self._client.draining
+        last = b""
         if length is not None:
-            parts.append(b"content-length: %b\r\n" % length)
-        elif status not in (204, 304) and request.method != b"HEAD":
+            last = b"content-length: %b\r\n" % length
+        elif status not in (204, 304):
             if request.http10:
                 self._keep_alive = False
             else:
                 self._chunked = True
-                parts.append(b"transfer-encoding: chunked\r\n")
-        self._keep_alive = self._keep_alive and not self._client.draining
-        parts += (connection_line(self._keep_alive, request.http10), b"\r\n")
-        self._out.append(b"".join(parts))
+                last = b"transfer-encoding: chunked\r\n"
+        if target.agent != self._agent:
+            last += b"x-turnout-fallback-for: %b\r\n" % self._agent.encode("ascii", "backslashreplace")
+        if not self._keep_alive or request.http10:
+            last += connection_line(self._keep_alive, request.http10)
+        self._out.append(b"%b%bx-request-id: %b\r\n%b\r\n" % (head.lines, target.headers, self._ask.id.encode(), last))
         self._started = True
         return True
 
@@ -234,63 +220,59 @@ class Relay:
         if usage is not None or not error:
             accounts = [self._route.account] if self._caller is None else [self._route.account, self._caller.account]
             charge(accounts, usage)
+        self._shared.books.ended(self._record(visit, usage, code, error=error))
+
+    def _record(self, visit: Visit, usage: Usage | None, code: str, *, error: bool) -> Record:
+        """Who answered, how long each part took, and what was used."""
+        ask, target, replica, capture = self._ask, visit.target, visit.replica, visit.capture
+        head = ask.head
+        ended, granted, sent, first = visit.ended_at, visit.granted_at, visit.sent_at, visit.first_at
+        queue_s = (granted or ended) - visit.asked_at
+        network_s = visit.connect_s + self._paused_s
+        prefill_s = (first or ended) - sent if granted else 0.0
+        decode_s = ended - first if first else 0.0
+        agent_s = ((head.pre_ms or 0.0) + (head.post_ms or 0.0)) / 1000
+        events = capture.events if capture is not None else 0
         record = Record(
-            id=self._ask.id,
-            trace=self._ask.trace.trace,
-            span=self._ask.trace.span,
-            parent=self._ask.trace.parent,
-            at=self._ask.at,
-            method=self._request.method.decode("latin-1"),
-            path=self._path.decode("latin-1"),
+            id=ask.id,
+            trace=ask.trace.trace,
+            span=ask.trace.span,
+            parent=ask.trace.parent,
+            at=ask.at,
+            method=head.method,
+            path=head.path,
             agent=self._agent,
+            variant=target.variant,
+            version=target.version,
+            step=target.step,
+            model=target.model,
+            endpoint=target.pool.name,
+            replica=replica.name if replica is not None else "",
+            answered_by="" if target.agent == self._agent else target.agent,
             client=self._caller.name if self._caller is not None else "",
-            session=self._ask.session or "",
-            task=self._ask.task or "",
-            told_client=self._ask.client or "",
+            session=head.session or "",
+            task=head.task or "",
+            told_client=head.client or "",
             status=self._status,
             code=code,
             error=error,
             stream=self._sse,
-            total_s=visit.ended_at - self._ask.began,
-            agent_s=((self._ask.pre_ms or 0.0) + (self._ask.post_ms or 0.0)) / 1000,
+            tries=visit.tries,
+            total_s=ended - ask.began,
+            queue_s=queue_s,
+            network_s=network_s,
+            prefill_s=prefill_s,
+            decode_s=decode_s,
+            token_s=decode_s / (events - 1) if events > 1 else 0.0,
+            agent_s=agent_s,
+            bottleneck=slowest(agent_s, queue_s, network_s, prefill_s, decode_s),
             bytes_in=len(self._request.body),
             bytes_out=self._sent,
         )
-        _describe(record, visit, usage)
-        record.network_s += self._paused_s
-        record.bottleneck = slowest(record.agent_s, record.queue_s, record.network_s, record.prefill_s, record.decode_s)
+        if usage is not None:
+            record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
+            record.cost_usd, record.estimated = usage.cost_usd, usage.estimated
         if self._live.table.content:
             record.prompt = self._request.body[:_CONTENT].decode("utf-8", "replace")
-            record.answer = visit.capture.content()[:_CONTENT].decode("utf-8", "replace") if visit.capture is not None else ""
-        self._shared.books.ended(record)
-
-
-def _for_us(headers: Headers) -> Headers:
-    """Without those that the upstream's `Connection` header declares to be for its hop only."""
-    named = named_by_connection(headers) | {b"connection"}
-    return [header for header in headers if header[0] not in named]
-
-
-def _describe(record: Record, visit: Visit, usage: Usage | None) -> None:
-    """Who answered, how long each part took, and what was used."""
-    target, replica = visit.target, visit.replica
-    record.variant, record.version, record.step, record.model = target.variant, target.version, target.step, target.model
-    record.endpoint = target.pool.name
-    record.replica = replica.name if replica is not None else ""
-    record.fallback_for = record.agent if target.agent != record.agent else ""
-    record.tries = visit.tries
-    if visit.granted_at:
-        record.queue_s = visit.granted_at - visit.asked_at
-        record.network_s = visit.connect_s
-    else:
-        record.queue_s = visit.ended_at - visit.asked_at
-    if visit.first_at:
-        record.prefill_s = visit.first_at - visit.sent_at
-        record.decode_s = visit.ended_at - visit.first_at
-        events = visit.capture.events if visit.capture is not None else 0
-        record.token_s = record.decode_s / (events - 1) if events > 1 else 0.0
-    elif visit.granted_at:
-        record.prefill_s = visit.ended_at - visit.sent_at
-    if usage is not None:
-        record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
-        record.cost_usd, record.estimated = usage.cost_usd, usage.estimated
+            record.answer = capture.content()[:_CONTENT].decode("utf-8", "replace") if capture is not None else ""
+        return record

@@ -24,6 +24,7 @@ class Replica:
     """Identity is the URL: over route tables the same replica keeps its connections, its health and its figures."""
 
     __slots__ = (
+        "answer_head",
         "answered",
         "down",
         "draining",
@@ -63,6 +64,7 @@ class Replica:
         self.prefix = parts.path.rstrip("/").encode("ascii")
         self.host_line = b"host: " + parts.netloc.encode("ascii") + b"\r\n"
         self.idle: list[Idle] = []
+        self.answer_head: object | None = None  # of the last whole answer; the next one has mostly the same
         self.in_flight = 0
         # health
         self.draining = False  # no longer in the table

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .ask import Ask
     from .forward import Forward
     from .live import LiveRoute, Target
-    from .outbound import Headers
+    from .outbound import AnswerHead
 
 _COPIES = 64
 
@@ -40,7 +40,7 @@ class Copy:
         self.paused = False
         self.visit: Visit | None = None
 
-    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> bool:
+    def answered(self, head: AnswerHead, length: bytes | None) -> bool:
         return True
 
     def body(self, data: bytes) -> None:

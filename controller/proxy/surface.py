@@ -10,8 +10,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import httptools
-
 from . import admin
 from .accounts import Refused
 from .ask import Ask
@@ -65,7 +63,7 @@ class Surface:
 
     def dispatch(self, client: ClientConnection, request: Request) -> Current | None:
         """Begin to answer. What takes time is returned; everything else is answered when this returns."""
-        path = _path(request.target)
+        path = request.path
         if path in _MODEL_PATHS and request.method == b"POST":
             return self._model(client, request, path)
         if path.startswith(b"/-/"):
@@ -94,7 +92,7 @@ class Surface:
         if live is None:
             client.answer(request, error_page(503, _NO_TABLE, "no_route_table", b"retry-after: 1\r\n", path))
             return None
-        ask = Ask(request.headers, live.slots, monotonic())
+        ask = Ask(request.read(live.slots), monotonic())
         known = path in _MODEL_PATHS
         try:
             caller = _caller(live, ask)
@@ -104,10 +102,8 @@ class Surface:
         except _Turned as turned:
             self._refuse(client, request, path, ask, turned)
             return None
-        query = request.target.partition(b"?")
-        onward = path.removeprefix(b"/v1") + query[1] + query[2]
         repeatable = known or request.method == b"GET"
-        forward = Forward(request.method, onward, ask.lines, request.body, spans, repeatable=repeatable, judged=known)
+        forward = Forward(request.method, ask.head.onward, ask.lines(), request.body, spans, repeatable=repeatable, judged=known)
         relay = Relay(self._shared, live, route, client, caller, request, path, ask, forward)
         relay.begin()
         return relay
@@ -127,13 +123,13 @@ class Surface:
                 span=ask.trace.span,
                 parent=ask.trace.parent,
                 at=ask.at,
-                method=request.method.decode("latin-1"),
-                path=path.decode("latin-1"),
+                method=ask.head.method,
+                path=ask.head.path,
                 agent=turned.agent,
                 client=turned.client,
-                session=ask.session or "",
-                task=ask.task or "",
-                told_client=ask.client or "",
+                session=ask.head.session or "",
+                task=ask.head.task or "",
+                told_client=ask.head.client or "",
                 status=why.status,
                 code=why.code,
                 bytes_in=len(request.body),
@@ -172,7 +168,7 @@ class Surface:
         """The agents, as models; only those that the key may ask."""
         allowed = list(live.routes)
         if live.closed:
-            caller = live.client(Ask(request.headers, live.slots, 0.0).key)
+            caller = live.client(request.read(live.slots).key)
             if caller is None:
                 return error_page(401, "A key of this proxy is needed", "invalid_api_key", b"www-authenticate: Bearer\r\n")
             allowed = [agent for agent in allowed if caller.may_ask(agent)]
@@ -240,15 +236,6 @@ class Surface:
         task.add_done_callback(self._tasks.discard)
 
 
-def _path(target: bytes) -> bytes:
-    if target.startswith((b"http://", b"https://")):
-        try:
-            return httptools.parse_url(target).path or b"/"
-        except httptools.HttpParserInvalidURLError:
-            return b"/"
-    return target.partition(b"?")[0]
-
-
 class _Turned(Exception):
     """A request that no model gets to see."""
 
@@ -263,7 +250,7 @@ def _caller(live: Live, ask: Ask) -> LiveClient | None:
     """Who shows a key; None where none is needed."""
     if not live.closed:
         return None
-    caller = live.client(ask.key)
+    caller = live.client(ask.head.key)
     if caller is None:
         raise _Turned(401, "invalid_api_key", "A key of this proxy is needed, as a bearer token or in x-api-key")
     return caller
@@ -292,8 +279,8 @@ def _route(live: Live, agent: str, caller: LiveClient | None) -> LiveRoute:
 
 def _passed_to(live: Live, ask: Ask, request: Request) -> str:
     """Whose endpoint gets a request that the proxy does not understand. Raises ValueError."""
-    if ask.agent_header is not None:
-        return ask.agent_header
+    if ask.head.agent is not None:
+        return ask.head.agent
     kind = (request.header(b"content-type") or b"").lower()
     if kind.startswith(b"application/json") and request.body:
         with contextlib.suppress(ValueError):

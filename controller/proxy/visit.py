@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from .keys import KeyMissing
-from .outbound import Headers, UpstreamConnection
+from .outbound import AnswerHead, UpstreamConnection
 from .pool import Full
 from .usage import Capture, Usage
 
@@ -47,7 +47,7 @@ class Sink(Protocol):
 
     paused: bool
 
-    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> bool: ...
+    def answered(self, head: AnswerHead, length: bytes | None) -> bool: ...
     def body(self, data: bytes) -> None: ...
     def flush(self, final: bool) -> None: ...
     def ended(self) -> None: ...
@@ -124,7 +124,7 @@ class Visit:
         self.target = target
         self.ask = ask
         self.whole = whole  # whether the answer is kept as a whole, to be compared or logged
-        self.key = forward.affinity(self._endpoint.affinity, ask.session)
+        self.key = forward.affinity(self._endpoint.affinity, ask.head.session)
         self.replica: Replica | None = None
         self.capture: Capture | None = None
         self.usage: Usage | None = None
@@ -249,17 +249,15 @@ class Visit:
 
     # the connection's Reply
 
-    def answered(self, status: int, reason: bytes, headers: Headers, length: bytes | None) -> None:
-        self.status = status
+    def answered(self, head: AnswerHead, length: bytes | None) -> None:
+        status = self.status = head.status
         if status >= 500 or status == 429:
             self._judge(well=status < 500)
             if status in _RETRIED and self._has_others() and self._again():
                 return
-        elif 200 <= status < 300:
-            kind = next((value for name, value in headers if name == b"content-type"), b"").lower()
-            if kind.startswith((b"text/event-stream", b"application/json")):
-                self.capture = Capture(stream=kind.startswith(b"text/"), whole=self.whole)
-        if not self._sink.answered(status, reason, headers, length):
+        elif head.told_usage:
+            self.capture = Capture(stream=head.stream, whole=self.whole)
+        if not self._sink.answered(head, length):
             self._fail(Failure(status, "endpoint_unavailable", f"{self._name()} answered {status}", elsewhere=True))
         elif self._sink.paused:
             self.pause()
