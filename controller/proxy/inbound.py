@@ -161,6 +161,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
         self._host.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
