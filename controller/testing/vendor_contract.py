@@ -37,10 +37,9 @@ class Published:
         operation = self._operation(seen.asked)
         if operation is None:
             return ["is not in the published description"]
-        found = self._query(operation, seen.asked) + self._body(operation, seen)
-        if not seen.fault:
-            found += self._answer(operation, seen)
-        return found
+        # A request that was refused as wrong is wrong; that its answer keeps to the description is still to be seen.
+        found = [] if seen.status in (400, 413, 415, 422) else self._query(operation, seen.asked) + self._body(operation, seen)
+        return found if seen.fault else found + self._answer(operation, seen)
 
     def _operation(self, asked: Asked) -> dict[str, Any] | None:
         for prefix in self._prefixes:
@@ -64,7 +63,7 @@ class Published:
     def _body(self, operation: dict[str, Any], seen: Seen) -> list[str]:
         content = operation.get("requestBody", {}).get("content", {})
         kind = seen.asked.headers.get("content-type", "").partition(";")[0]
-        if not seen.asked.body or seen.status in (400, 413, 415, 422):
+        if not seen.asked.body:
             return []
         if kind not in content:
             return [f"a body of type {kind!r}; known are {sorted(content)}"]

@@ -6,6 +6,7 @@ api`) or as a process of the local environment (`serve`), and is told to fail by
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -21,8 +22,8 @@ from .vendor_faults import Fault, FaultError, Faults
 from .vendor_http import Answer, Asked, Refused, Server
 from .vendor_tables import Tables
 
-REMEMBERED = 20_000
-"""How many requests `seen` keeps; a double that runs for months must not grow."""
+REMEMBERED = 2000
+"""How many requests `seen` keeps; a double that runs for months must not grow, and uploads are large."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Double:
     name: ClassVar[str] = "vendor"
     prefixes: ClassVar[tuple[str, ...]] = ()
     routes: ClassVar[Sequence[Route]] = ()
+    serial: ClassVar[bool] = True
+    """Whether one request is answered at a time. Otherwise the routes lock what they change."""
 
     def __init__(self, data: Path | None = None, port: int = 0) -> None:
         self.tables = Tables(data / f"{self.name}.jsonl" if data else None)
@@ -156,19 +159,20 @@ class Double:
         return Answer(200, self.faults.shown())
 
     def act(self, asked: Asked, fault: Fault | None) -> Answer:
-        """The answer under the lock: of a world that lags, or of now; a `status` fault never gets as far as an effect."""
-        with self.lock:
-            if fault is not None and fault.kind == "status":
+        """The answer of a world that lags, or of now; a `status` fault never gets as far as an effect."""
+        kind = fault.kind if fault is not None else ""
+        with self.lock if self.serial or kind == "lag" else contextlib.nullcontext():
+            if fault is not None and kind == "status":
                 made = self.error(fault.status, f"This {fault.status} was asked for")
                 found = Answer(made.status, made.content, {**made.headers, **fault.headers})
-            elif fault is not None and fault.kind == "lag":
+            elif kind == "lag":
                 with self.tables.as_frozen():
                     found = self.answer(asked)
             else:
                 found = self.answer(asked)
-            content = None if found.pieces is not None else found.content
-            self.seen.append(Seen(asked, found.status, content, fault.kind if fault else ""))
-            return found
+        with self.lock:
+            self.seen.append(Seen(asked, found.status, None if found.pieces is not None else found.content, kind))
+        return found
 
 
 def serve(double: Double) -> int:
