@@ -73,17 +73,19 @@ class Access:
     def __init__(self, spec: LangSmithSpec, data: Path) -> None:
         self.spec, self._data = spec, data
         self.url = spec.url.rstrip("/")
+        self._keys: set[str] = set()
 
     def key(self) -> str:
         """Raises Temporary when it is not there yet."""
-        return resolve(self.spec.api_key, self._data)
+        key = resolve(self.spec.api_key, self._data)
+        self._keys = self._keys | {key} if key else self._keys
+        return key
 
     def masked(self, text: str) -> str:
-        try:
-            key = self.key()
-        except Temporary:
-            return text
-        return text.replace(key, "***") if key else text
+        """Without any key that was ever used."""
+        for key in sorted(self._keys, key=len, reverse=True):
+            text = text.replace(key, "***")
+        return text
 
     def client(self, background: bool, retries: int = RETRIES) -> Any:
         """An SDK client; `background` batches runs and feedback, which must then be flushed. Raises Temporary, Permanent.
