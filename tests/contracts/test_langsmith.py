@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -372,6 +369,11 @@ def test_a_comparison_has_an_address_and_the_judges_preferences(api: LangSmithAp
 # -- what can go wrong -------------------------------------------------------------------------------------------------
 
 
+def test_a_slow_answer_is_an_answer(api: LangSmithApi, door: LangSmith) -> None:
+    api.fail("slow", "GET /datasets", seconds=0.1)
+    assert len(door.push("qa", ROWS).examples) == 6
+
+
 def test_a_wrong_key_is_permanent_and_shown_nowhere(api: LangSmithApi, tmp_path: Path) -> None:
     door = door_to(api.url, tmp_path, key="lsv2_a-very-secret-key")
     with pytest.raises(Permanent, match=r"refuses the key while .*\(401\); check file:key") as caught:
@@ -514,129 +516,3 @@ def test_tracing_can_be_off(api: LangSmithApi, tmp_path: Path) -> None:
     door.trace(action(1))
     assert door.close().sent == 0
     assert not api.seen
-
-
-# -- the double itself -------------------------------------------------------------------------------------------------
-
-
-def call(api: LangSmithApi, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-    raw = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-    given = {"X-API-Key": "a-key-of-the-tests", "Content-Type": "application/json"}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(api.url + path, raw, given, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def run_of(**more: Any) -> dict[str, Any]:
-    run_id = str(timed_id(START, "test"))
-    place = {"id": run_id, "trace_id": run_id, "dotted_order": f"{START:%Y%m%dT%H%M%S%fZ}{run_id}"}
-    return {**place, "name": "r", "run_type": "llm", "start_time": START.isoformat(), "inputs": {}, **more}
-
-
-def form(parts: Mapping[str, Any], lengths: bool = True) -> tuple[bytes, str]:
-    pieces = []
-    for name, value in parts.items():
-        data = json.dumps(value).encode()
-        length = f"; length={len(data)}" if lengths else ""
-        head = f'--B\r\nContent-Disposition: form-data; name="{name}"\r\nContent-Type: application/json{length}\r\n\r\n'
-        pieces.append(head.encode() + data + b"\r\n")
-    return b"".join(pieces) + b"--B--\r\n", "multipart/form-data; boundary=B"
-
-
-def test_the_double_refuses_what_the_vendor_refuses(api: LangSmithApi) -> None:
-    assert call(api, "GET", "/datasets", X_API_Key="")[0] == 401
-    assert call(api, "GET", "/datasets", X_API_Key="wrong")[0] == 401
-    assert call(api, "GET", "/info", X_API_Key="")[0] == 200
-    assert call(api, "GET", "/nothing")[0] == 404
-    assert call(api, "POST", "/datasets", {})[0] == 422
-    assert call(api, "POST", "/datasets", {"name": 3})[0] == 422
-    assert call(api, "POST", "/datasets", b"{")[0] == 400
-    status, made = call(api, "POST", "/api/v1/datasets", {"name": "qa"})
-    assert (status, call(api, "POST", "/datasets", {"name": "qa"})[0]) == (200, 409)
-    assert call(api, "GET", f"/datasets/{made['id']}")[1]["name"] == "qa"
-    assert call(api, "GET", f"/datasets/{uuid4()}")[0] == 404
-    assert call(api, "GET", "/datasets/not-an-id")[0] == 422
-    assert call(api, "GET", "/datasets?limit=500")[0] == 422
-    assert call(api, "POST", "/sessions", {"name": "e", "reference_dataset_id": str(uuid4())})[0] == 404
-    assert call(api, "POST", "/sessions", {"name": "e", "reference_dataset_id": made["id"]})[0] == 200
-    assert call(api, "POST", "/sessions", {"name": "e"})[0] == 409
-    assert call(api, "POST", "/sessions?upsert=true", {"name": "e"})[0] == 200
-    assert call(api, "POST", "/datasets/comparative", {"experiment_ids": []})[0] == 422
-    assert call(api, "POST", "/feedback", {"key": "k"})[0] == 422
-    assert call(api, "POST", "/feedback", {"key": "k", "run_id": str(uuid4())})[0] == 404
-    assert call(api, "POST", "/feedback", {"key": "k" * 181, "run_id": str(uuid4())})[0] == 422
-    assert call(api, "POST", "/runs/query", {})[0] == 400
-    assert call(api, "POST", "/runs/query", {"session": [str(uuid4())], "filter": "eq(name, 'x')"})[0] == 400
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "said"),
-    [
-        ({}, 202, "ingested"),
-        ({"dotted_order": "20261101T120000000000Zx"}, 422, "dotted_order has the part"),
-        ({"trace_id": "00000000-0000-7000-8000-000000000000"}, 422, "must be the first id of dotted_order"),
-        ({"parent_run_id": "00000000-0000-7000-8000-000000000000"}, 422, "parent_run_id must be"),
-        ({"run_type": "song"}, 422, "run_type"),
-        ({"start_time": None}, 422, "lacks start_time"),
-    ],
-)
-def test_runs_must_say_where_they_stand(api: LangSmithApi, changes: dict[str, Any], status: int, said: str) -> None:
-    run = run_of(**changes)
-    body, kind = form({f"post.{run['id']}": run})
-    found, answer = call(api, "POST", "/runs/multipart", body, Content_Type=kind)
-    assert found == status
-    assert said in json.dumps(answer)
-    if status == 202:
-        assert call(api, "POST", "/runs/multipart", body, Content_Type=kind)[0] == 409
-        assert call(api, "POST", "/runs/batch", {"post": [run]})[0] == 409
-        assert call(api, "PATCH", f"/runs/{run['id']}", {"outputs": {"a": 1}, "end_time": START.isoformat()})[0] == 202
-        assert call(api, "GET", f"/runs/{run['id']}")[1]["outputs"] == {"a": 1}
-
-
-def test_multipart_is_read_strictly(api: LangSmithApi) -> None:
-    run = run_of()
-    body, kind = form({f"post.{run['id']}": run}, lengths=False)
-    assert call(api, "POST", "/runs/multipart", body, Content_Type=kind)[0] == 422
-    body, kind = form({f"post.{run['id']}": run})
-    assert call(api, "POST", "/runs/multipart", body[:-6], Content_Type=kind)[0] == 400
-    assert call(api, "POST", "/runs/multipart", body, Content_Type="text/plain")[0] == 400
-    assert call(api, "POST", "/runs/multipart", body, Content_Type=kind, Content_Encoding="zstd")[0] == 400
-    assert call(api, "POST", "/runs/multipart", body, Content_Type=kind, Content_Encoding="br")[0] == 415
-    wrong, kind = form({f"put.{run['id']}": run})
-    assert call(api, "POST", "/runs/multipart", wrong, Content_Type=kind)[0] == 422
-    wrong, kind = form({f"feedback.{uuid4()}": {"key": "k", "run_id": run["id"]}})
-    assert call(api, "POST", "/runs/multipart", wrong, Content_Type=kind)[0] == 422
-    assert api.tables.all("runs") == []
-
-
-def test_the_double_keeps_its_state_and_takes_faults_over_http(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "controller.testing.langsmith_api", "--data", str(tmp_path / "d"), "--key", "k"]
-    for round_ in range(2):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        url = child.stdout.readline().split()[-1]
-        door = door_to(url, tmp_path, key="k")
-        if round_ == 0:
-            fault = json.dumps({"kind": "status", "match": "GET /datasets", "status": 500, "times": 0}).encode()
-            with urllib.request.urlopen(urllib.request.Request(f"{url}/-/faults", fault, method="POST"), timeout=10) as answer:
-                assert json.loads(answer.read())[0]["kind"] == "status"
-            with pytest.raises(Temporary, match="500"):
-                door.dataset("qa")
-            urllib.request.urlopen(urllib.request.Request(f"{url}/-/faults", method="DELETE"), timeout=10).close()
-            with pytest.raises(urllib.error.HTTPError, match="422"):
-                urllib.request.urlopen(urllib.request.Request(f"{url}/-/faults", b'{"kind": "?"}', method="POST"), timeout=10)
-            door.push("qa", ROWS)
-        assert len(door.dataset("qa").examples) == len(ROWS)
-        door.close()
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(30) == 0
-        child.stdout.close()
-
-
-def test_a_slow_answer_is_an_answer(api: LangSmithApi, door: LangSmith) -> None:
-    api.fail("slow", "GET /datasets", seconds=0.1)
-    assert len(door.push("qa", ROWS).examples) == 6
