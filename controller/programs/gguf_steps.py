@@ -263,7 +263,12 @@ def read_value(reader: Any, key: str, default: Any) -> Any:
 
 
 def facts_of(file: Path) -> dict[str, Any]:
-    reader = package("gguf").GGUFReader(file)
+    """What the F16 file says of itself. Infinity and NaN are found here, before they become blocks of some other value."""
+    reader, np = package("gguf").GGUFReader(file), package("numpy")
+    for one in reader.tensors:
+        if one.tensor_type.name in ("F16", "F32") and not np.isfinite(one.data).all():
+            todo = "the weights are damaged, or too large for F16: look at the training run that made them"
+            raise Stop("weights_not_finite", f"{one.name} holds infinity or NaN as {one.tensor_type.name}", todo)
     name = read_value(reader, "general.architecture", "")
     return {
         "architecture": name,
@@ -321,9 +326,6 @@ def blocks(tensor: Any, new: Any) -> Any:
 
     def fill(first: int) -> None:
         floats = np.ascontiguousarray(gguf.dequantize(rows[first : first + step], tensor.tensor_type), np.float32)
-        if not np.isfinite(floats).all():
-            todo = "the weights are damaged, or too large for F16: look at the training run that made them"
-            raise Stop("weights_not_finite", f"{tensor.name} holds infinity or NaN", todo)
         if new.name == "F16":
             out[first : first + step] = floats.astype(np.float16).view(np.uint8)
         elif chunk(new, floats.ctypes.data, out[first:].ctypes.data, 0, len(floats), columns, None) != len(floats) * out.shape[1]:

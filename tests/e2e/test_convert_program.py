@@ -444,6 +444,31 @@ def test_sources_that_cannot_be_converted_say_why(python, tiny, tmp_path):
     assert (exit_code, code) == (3, "architecture_unsupported")
     assert "LamaForCausalLM" in message
 
+    shutil.copytree(tiny, tmp_path / "large")
+    edit_weights(python, tmp_path / "large", "weights['model.layers.1.mlp.up_proj.weight'][3, 4] = 1e6")
+    exit_code, code, message = attempt("large")
+    assert (exit_code, code) == (3, "weights_not_finite")
+    assert "blk.1.ffn_up.weight" in message
+
+    shutil.copytree(tiny, tmp_path / "mute")
+    edit_weights(python, tmp_path / "mute", ALWAYS_ENDS)
+    assert attempt("mute")[:2] == (6, "generates_nothing")
+
+
+ALWAYS_ENDS = """
+for name in weights:  # every state is all ones, and only </s> (1) has a row that likes it
+    if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+        weights[name].zero_()
+weights["model.embed_tokens.weight"].fill_(1)
+weights["lm_head.weight"][1] = 1
+"""
+
+
+def edit_weights(python: str, folder: Path, change: str) -> None:
+    program = "import sys; from safetensors.torch import load_file, save_file; weights = load_file(sys.argv[1])\n"
+    program += f"{change}\nsave_file(weights, sys.argv[1], {{'format': 'pt'}})"
+    subprocess.run([python, "-c", program, folder / "model.safetensors"], capture_output=True, timeout=300, check=True)
+
 
 @training
 def test_a_self_made_tokenizer_is_assumed_only_when_told_and_then_proven(python, tmp_path):
@@ -470,3 +495,21 @@ def test_a_self_made_tokenizer_is_assumed_only_when_told_and_then_proven(python,
     assert sorted(file.name for file in (tmp_path / "llama-llama-bpe").glob("*.gguf")) == ["llama-Q8_0.gguf"], (
         "F16 was not asked for"
     )
+
+
+@training
+def test_the_worked_example_of_the_docs_works(python, tmp_path):
+    page = (PROGRAMS.parents[1] / "docs" / "conversion-program.md").read_text()
+    example = page.partition("## A worked example")[2].partition("```sh\n")[2].partition("\n```")[0]
+    assert "convert.py --request" in example
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    script = "set -e\n" + example.replace("/tmp/turnout-fox", str(tmp_path / "fox"))
+    surroundings = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    shown = subprocess.run(
+        ["sh", "-c", script], cwd=PROGRAMS.parents[1], env=surroundings, capture_output=True, text=True, timeout=600
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert '"event": "finished"' in shown.stdout
+    assert "fox-Q4_K_M.gguf" in shown.stdout
