@@ -104,6 +104,11 @@ class Endpoint(Spec):
         False, title="Simulated", examples=[True], description="`turnout up` starts a simulated endpoint on this URL's port."
     )
 
+    @property
+    def base_url(self) -> str:
+        """Where a client that asks directly, past the proxies, goes."""
+        return self.url or self.replicas[0]
+
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.url is None) == (not self.replicas):

@@ -22,8 +22,9 @@ from controller.clients.model_cache import ReplyCache
 from controller.clients.model_records import Call, InferenceSpec, Listed, Reply, T, Verdict
 from controller.clients.model_shape import read, response_format
 from controller.clients.secrets import resolve
+from controller.environment import Endpoint, Price
 from controller.errors import Permanent, Temporary, listed, nearest
-from controller.settings import Endpoint, Price, Settings
+from controller.settings import Settings
 
 __all__ = ["Call", "InferenceSpec", "Listed", "Models", "Reply", "Verdict", "connect"]
 
@@ -62,7 +63,7 @@ class Models:
         endpoint = self._endpoint(call.endpoint)
         if wrong := sorted(set(call.parameters) & set(RESERVED)):
             raise Permanent(f"parameters of a call to {call.model} may not hold {', '.join(wrong)}; those are fields of the call")
-        key = call.key(endpoint.url.rstrip("/"))
+        key = call.key(endpoint.base_url.rstrip("/"))
         with self._cache.alone(key):
             kept = self._cache.get(key)
             if kept is not None:
@@ -239,7 +240,7 @@ class Models:
                 key = resolve(endpoint.api_key, self._data)
                 self._keys |= {key} if len(key) > 4 else set()
                 # The SDK's own retries are off: three paid calls for one question, and nobody would know.
-                self._clients[name] = openai.OpenAI(base_url=endpoint.url, api_key=key or "none", max_retries=0)
+                self._clients[name] = openai.OpenAI(base_url=endpoint.base_url, api_key=key or "none", max_retries=0)
             return self._clients[name]
 
     def _fatal(self, call: Call, failed: Failed) -> Permanent:
