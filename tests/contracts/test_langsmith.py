@@ -27,8 +27,9 @@ from controller.clients.langsmith import (
     connect,
 )
 from controller.clients.langsmith_sdk import timed_id
+from controller.environment import EnvironmentSpec
 from controller.errors import Permanent, Temporary
-from controller.settings import EnvironmentSpec, Settings
+from controller.settings import Settings
 from controller.testing.langsmith_api import LangSmithApi
 from controller.testing.vendor_contract import Published
 

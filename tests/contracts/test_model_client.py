@@ -16,9 +16,10 @@ import pytest
 
 from controller.clients.model_attempt import of_status
 from controller.clients.models import Call, InferenceSpec, Models, Reply, connect
+from controller.environment import Endpoint, EnvironmentSpec, Price
 from controller.errors import Permanent, Temporary
 from controller.model import Spec
-from controller.settings import Endpoint, EnvironmentSpec, Price, Settings
+from controller.settings import Settings
 from controller.testing.openrouter_api import Call as Asked
 from controller.testing.openrouter_api import OpenRouterApi, ProviderFailed
 from controller.testing.openrouter_api import Reply as Said
