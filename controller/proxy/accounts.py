@@ -180,11 +180,12 @@ class Accounts:
         self._kept: dict[str, dict[str, Used]] = dict(kept or {})
         self._accounts: dict[str, Account] = {}
 
-    def adopt(self, table: RouteTable) -> None:
+    def adopt(self, table: RouteTable, agents: Iterable[str] | None = None) -> None:
+        """The limits of a table hold from now on; of `agents` only where they are given."""
         for name, client in table.clients.items():
             self.of("client", name).limit(client.limits)
-        for name, route in table.routes.items():
-            self.of("agent", name).limit(route.limits or Limits())
+        for name in table.routes if agents is None else agents:
+            self.of("agent", name).limit(table.routes[name].limits or Limits())
 
     def of(self, kind: str, name: str) -> Account:
         key = f"{kind}:{name}"

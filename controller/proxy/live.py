@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import random
+from collections.abc import Iterable
 
 from .accounts import Account, Accounts
 from .ask import slots
@@ -110,11 +111,22 @@ class LiveClient:
 class Live:
     """The table in service, exactly as it was written (`raw`) and ready for use. Replaced as a whole, never changed."""
 
-    def __init__(self, table: RouteTable, raw: bytes, pools: dict[str, Pool], stats: Stats, accounts: Accounts) -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        raw: bytes,
+        pools: dict[str, Pool],
+        stats: Stats,
+        accounts: Accounts,
+        before: Live | None = None,
+        agents: Iterable[str] | None = None,
+    ) -> None:
+        """`before` is a table with the same endpoints whose routes can be taken over, but for those of `agents`."""
         self.table = table
         self.raw = raw
         self.etag = f'"{table.digest}"'.encode("ascii")
-        self.slots = slots(table.headers)
+        same_names = before is not None and before.table.headers == table.headers
+        self.slots: dict[bytes, int] = before.slots if before is not None and same_names else slots(table.headers)
         self.closed = bool(table.clients)  # whether a key is needed
         self._keys = {
             digest: LiveClient(name, client, accounts.of("client", name))
@@ -127,7 +139,10 @@ class Live:
             return Target(agent, step, variant, pools[variant.endpoint], credentials[variant.endpoint])
 
         self.routes: dict[str, LiveRoute] = {}
-        for agent, route in table.routes.items():
+        if before is not None:
+            self.routes = {agent: route for agent, route in before.routes.items() if agent in table.routes}
+        for agent in table.routes if agents is None else agents:
+            route = table.routes[agent]
             copies = route.shadow is not None and route.shadow.percent > 0
             shadow = target(agent, route.step, route.shadow.variant) if route.shadow is not None and copies else None
             targets = [target(agent, route.step, variant) for variant in route.variants]

@@ -6,7 +6,7 @@ Every visit to a variant ends in `Cell.add`; `/stats` shows the sum of them. The
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -131,18 +131,20 @@ class Stats:
         self.kept_accounts = kept.accounts if kept is not None else {}
         self.changed = False
 
-    def adopt(self, table: RouteTable) -> None:
-        """A table goes into service: new steps begin, old ones beyond the last few are forgotten."""
+    def adopt(self, table: RouteTable, agents: Iterable[str] | None = None) -> None:
+        """A table goes into service: new steps begin, old ones beyond the last few are forgotten. `agents`: only those."""
         now = self._clock()
-        for agent, route in table.routes.items():
+        for agent in table.routes if agents is None else agents:
+            route = table.routes[agent]
             figures = self._agents.setdefault(agent, AgentFigures())
             if figures.step != route.step or route.step not in figures.since:
                 figures.since.setdefault(route.step, now)
                 figures.step = route.step
                 self._forget_steps(figures)
-        absent = [agent for agent in self._agents if agent not in table.routes]
-        for agent in absent[:-_ABSENT]:
-            del self._agents[agent]
+        if len(self._agents) > len(table.routes) + _ABSENT:
+            absent = [agent for agent in self._agents if agent not in table.routes]
+            for agent in absent[:-_ABSENT]:
+                del self._agents[agent]
         self.changed = True
 
     def _forget_steps(self, figures: AgentFigures) -> None:

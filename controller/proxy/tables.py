@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .checks import problems
 from .live import Live
@@ -35,12 +35,17 @@ class Tables:
         self._books = books
         self._replacing = asyncio.Lock()
 
-    def adopt(self, table: RouteTable, raw: bytes) -> None:
-        """Put a table into service. Guards that have tripped stay so for their step."""
-        self._books.stats.adopt(table)
-        self._books.accounts.adopt(table)
+    def adopt(self, table: RouteTable, raw: bytes, kept: Kept | None = None) -> None:
+        """Put a table into service. Guards that have tripped stay so for their step.
+
+        With `kept` only what differs from the table in service is made anew: requests do not wait for ten thousand routes.
+        """
+        before = self.live if kept is not None and kept.than is self.live else None
+        agents = kept.changed if kept is not None and before is not None else table.routes
+        self._books.stats.adopt(table, agents)
+        self._books.accounts.adopt(table, agents)
         pools = self._pools.adopt(table.endpoints.items())
-        self.live = Live(table, raw, pools, self._books.stats, self._books.accounts)
+        self.live = Live(table, raw, pools, self._books.stats, self._books.accounts, before, agents)
 
     def trip(self, agent: str, step: str) -> None:
         """A guard sent everything back; a newer table than the one that it was seen in may be in service by now."""
@@ -59,18 +64,18 @@ class Tables:
         if self.fixed:
             return error_page(409, f"This proxy reads its routes from {self.fixed}; change that file", "fixed_routes")
         try:
-            table, found = await self._loop.run_in_executor(None, _checked, raw)
+            table, found, kept = await self._loop.run_in_executor(None, _checked, raw, self.live)
         except (ValueError, RecursionError) as error:
             return json_page(422, {"error": "This is not a route table", "problems": [str(error)]})
         if found:
             return json_page(422, {"error": "The route table is not valid", "problems": found})
         async with self._replacing:
             if self.spread is None:
-                return await self._take(table, raw)
+                return await self._take(table, raw, kept)
             held = await self._loop.run_in_executor(None, self.file.lock)
             try:
                 self.follow()
-                page = await self._take(table, raw)
+                page = await self._take(table, raw, kept)
                 behind = await self.spread() if page.status == 200 else ""
             finally:
                 os.close(held)
@@ -78,7 +83,7 @@ class Tables:
             return error_page(503, f"The table is in service, but not yet in {behind}; ask again", "not_everywhere")
         return page
 
-    async def _take(self, table: RouteTable, raw: bytes) -> Page:
+    async def _take(self, table: RouteTable, raw: bytes, kept: Kept | None) -> Page:
         live = self.live
         digest = live.table.digest if live is not None else ""
         if table.digest == digest:
@@ -90,7 +95,7 @@ class Tables:
             await self._loop.run_in_executor(None, self.file.store, raw, live.raw if live is not None else None)
         except OSError as error:
             return error_page(500, f"The table cannot be written: {error.strerror}", "not_written")
-        self.adopt(table, raw)
+        self.adopt(table, raw, kept)
         return json_page(200, {"serial": table.serial, "digest": table.digest, "replaced": True})
 
     def current(self) -> dict[str, int | str]:
@@ -118,9 +123,22 @@ class Tables:
                 self.adopt(table, raw)
 
 
-def _checked(raw: bytes) -> tuple[RouteTable, list[str]]:
+class Kept(NamedTuple):
+    """Which agents of a table have other routes `than` the table that was in service when it was looked at."""
+
+    than: Live
+    changed: list[str]
+
+
+def _checked(raw: bytes, live: Live | None) -> tuple[RouteTable, list[str], Kept | None]:
+    """The table, what is wrong with it, and what it changes. In a thread: this takes long for many routes."""
     table = decode(raw)
-    return table, problems(table)
+    found = problems(table)
+    if found or live is None or live.table.endpoints != table.endpoints:
+        return table, found, None
+    before = live.table.routes
+    changed = [agent for agent, route in table.routes.items() if before.get(agent) != route]
+    return table, found, Kept(live, changed)
 
 
 def _mark(path: Path) -> tuple[int, int, int]:
