@@ -177,8 +177,7 @@ def read_request(arguments: list[str]) -> dict[str, Any]:
         file = Path(arguments[1]) if arguments[:1] == ["--request"] else None
         request: dict[str, Any] = REQUEST | json.loads(file.read_text() if file else os.environ.get("TURNOUT_REQUEST", ""))
     except (OSError, ValueError, TypeError, IndexError) as error:
-        todo = "Give --request FILE, or TURNOUT_REQUEST, with one JSON object."
-        raise Ended("request_invalid", f"{arguments}: {type(error).__name__}: {error}", todo) from None
+        raise Ended("request_invalid", f"{arguments}: {error!r}", "Give --request FILE, or JSON in TURNOUT_REQUEST.") from None
     errors = [f"{name}: there is no such field" for name in request.keys() - REQUEST.keys()]
     for name, default in REQUEST.items():
         value, kind = request[name], (int, float) if type(default) is float else type(default)
@@ -186,10 +185,10 @@ def read_request(arguments: list[str]) -> dict[str, Any]:
             errors.append(f"{name}: missing")
         elif default not in (NEEDED, ANY) and (not isinstance(value, kind) or (isinstance(value, (int, float)) and not value >= 0)):
             errors.append(f"{name}: found {value!r}, allowed is {type(default).__name__}, not below 0")
-    base, files, hub = request["base_model"], request["dataset_files"], request["hub_repository"]
+    base, files, target = request["base_model"], request["dataset_files"], request["hub_repository"]
     errors += [] if request["method"] in ("sft", "dpo", "orpo") else [f"method: found {request['method']!r}, not sft, dpo or orpo"]
     errors += [] if bool(files) != bool(request["dataset_repository"]) else ["dataset_files, dataset_repository: give one of them"]
-    errors += [] if hub or not request["push"] else ["hub_repository: missing, needed because push is true"]
+    errors += [] if target or not request["push"] else ["hub_repository: missing, needed because push is true"]
     if errors:
         raise Ended("request_invalid", "; ".join(sorted(errors)), "Correct the request; docs/training-program.md lists its fields.")
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -479,7 +478,8 @@ def watcher(run: Run, tokens: int) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.slowest, self.last = max(self.slowest, time.monotonic() - self.last), time.monotonic()
-            run.stop.reserve(2 * self.slowest)  # a step includes the checkpoint after the one before
+            # A step includes the checkpoint after the one before. After the last one no deadline counts: what is trained is saved.
+            run.stop.reserve(2 * self.slowest if state.global_step < state.max_steps else -1e8)
             if run.stop.why:
                 control.should_save = control.should_training_stop = True
 
