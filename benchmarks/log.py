@@ -18,9 +18,9 @@ from benchmarks.measure import table
 from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
 from controller.events import Event, encode, typed, uuid7
+from controller.loading import PROJECTIONS
 from controller.log import GitLog
 from controller.projections import Folds
-from controller.reconcile import PROJECTIONS
 
 WHO = Identity("Turnout", "turnout@localhost")
 ROUNDS = 3

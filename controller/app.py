@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import controller
+from controller import approval, loading, reconcile, tree
 from controller import plan as planning
-from controller import reconcile, tree
 from controller.address import Address
 from controller.change import Plan
 from controller.clients import Clients
 from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
-from controller.errors import LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
+from controller.errors import Conflict, LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
 from controller.events import Event
 from controller.kind import Kind, Observed, Past, Unknown
 from controller.kinds import find
+from controller.loading import PROJECTIONS, Flow
 from controller.log import GitLog
 from controller.pool import ThreadPool
 from controller.projections import Folds
+from controller.projections.money import MONEY, spending
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY
-from controller.reconcile import PROJECTIONS, Flow, PassResult
+from controller.reconcile import PassResult
 from controller.rollback import Rollback, RolledBack
 from controller.settings import Settings
 from controller.writer import Identification
@@ -132,7 +134,7 @@ class Controller:
 
     def _use_remote(self, flow: Flow, log: GitLog) -> None:
         try:
-            branch = reconcile.branch_of(flow)
+            branch = loading.branch_of(flow)
         except TurnoutError:
             return  # said again, with its text, by whatever is asked first
         log.remote = branch.remote
@@ -145,24 +147,24 @@ class Controller:
         with flow.cache.lock():
             loaded = self._loaded(worktree, commit)
             world = reconcile.observed_world(flow, loaded)
-            planned = planning.plan(world, reconcile.checker(loaded.settings, flow.now()))
+            planned = planning.plan(world, reconcile.checker(flow, loaded.settings))
         return planned.plan, planned
 
-    def _loaded(self, worktree: bool, commit: str = "") -> reconcile.Loaded:
+    def _loaded(self, worktree: bool, commit: str = "") -> loading.Loaded:
         flow = self.flow
-        loaded = reconcile.load(flow)
+        loaded = loading.load(flow)
         if commit:
-            return reconcile.load_commit(flow, self.repository.resolve(commit), loaded.branch)
+            return loading.load_commit(flow, self.repository.resolve(commit), loaded.branch)
         if not worktree:
             return loaded
         if self.repository.work_dir is None:
             raise TurnoutError("a bare repository has no work tree to preview")
         source = tree.FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
-        return reconcile.load_commit(flow, loaded.commit, loaded.branch, source)
+        return loading.load_commit(flow, loaded.commit, loaded.branch, source)
 
     def settings(self) -> Settings:
         """Of the newest commit."""
-        return reconcile.load(self.flow).settings
+        return loading.load(self.flow).settings
 
     def validate(self, *, worktree: bool = True, commit: str = "") -> tuple[list[Problem], int]:
         """Every problem of the files (not of reality) and how many resources were read."""
@@ -179,7 +181,7 @@ class Controller:
                 "brake": None,
             }
         )
-        planned = planning.plan(blank, reconcile.checker(loaded.settings, flow.now()))
+        planned = planning.plan(blank, reconcile.checker(flow, loaded.settings))
         problems = list(loaded.problems)
         for change in planned.plan.changes:
             effective = planned.effective.get(change.address)
@@ -214,7 +216,7 @@ class Controller:
 
     def addresses(self) -> set[Address]:
         """Every address that git names or the log knows."""
-        loaded = reconcile.load(self.flow)
+        loaded = loading.load(self.flow)
         known = {Address(key) for key in self.flow.folds.keys(PAST.name) if key.partition("/")[0] in self.flow.kinds}
         return {*loaded.tree.entries, *known}
 
@@ -244,7 +246,7 @@ class Controller:
 
     def _observed(self) -> Mapping[Address, Observed[Any] | Unknown]:
         try:
-            return reconcile.observed_world(self.flow, reconcile.load(self.flow)).observed
+            return reconcile.observed_world(self.flow, loading.load(self.flow)).observed
         except TurnoutError:
             return {}
 
@@ -301,7 +303,7 @@ class Controller:
         from controller.projections.why import chain
 
         address = self.address(name)
-        loaded = reconcile.load(self.flow)
+        loaded = loading.load(self.flow)
         return [
             Link(*link)
             for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)
@@ -318,7 +320,7 @@ class Controller:
         """Another try for what failed for good."""
         address = self.address(name)
         with self.flow.cache.lock():
-            loaded = reconcile.load(self.flow)
+            loaded = loading.load(self.flow)
             writer = reconcile.open_writer(self.flow, loaded.commit)
             writer.facts([writer.event("retry.requested", address, {"by": by})])
             self.flow.folds.catch_up()
@@ -326,13 +328,36 @@ class Controller:
 
     def rollback(self, name: str = "", *, commit: str = "", author: Identity | None = None) -> RolledBack:
         """A revert commit on the state branch: of one resource's last change, or of a whole commit. Raises Conflict."""
-        loaded = reconcile.load(self.flow)
+        loaded = loading.load(self.flow)
         spec = loaded.settings.spec.author
         who = author or Identity(spec.name, spec.email)
         work = Rollback(loaded.branch, loaded.tree, loaded.commit, who, self.flow.now().timestamp())
         if commit:
             return work.of_commit(self.repository.resolve(commit))
         return work.of_resource(self.address(name))
+
+    def approve(self, name: str, author: Identity) -> tuple[str, str]:
+        """A commit that approves what is planned for one resource: its id and its line. Raises NotFound, Conflict."""
+        loaded, planned = loading.load(self.flow), self.plan()[0]
+        address = self.address(name)
+        change = next((each for each in planned.changes if each.address == address and not each.is_noop), None)
+        if change is None or not any(wait.code in ("Approval", "Budget") for wait in change.waits):
+            raise NotFound(f"{address} waits for no approval", "`turnout plan` shows what waits, and for what")
+        found = approval.author_of(self.repository, loaded.commit, loaded.tree.files.get(address, ()))
+        if found is not None and found.email.lower() == author.email.lower():
+            raise Conflict(f"{author.email} wrote {address} in {found.id[:7]}", "somebody else has to approve it")
+        line = approval.line(change)
+        tree = str(self.repository.git[loaded.commit].tree_id)
+        message = f"Approve {address}\n\n{change.reason}\n\n{line}\n"
+        commit = self.repository.write_commit(tree, [loaded.commit], message, author, self.flow.now().timestamp())
+        loaded.branch.land(commit, loaded.commit)
+        return commit, line
+
+    def costs(self, month: str = "") -> dict[str, Any]:
+        """What paid work of a month (`YYYY-MM`, UTC; default this one) has cost and reserved, in US dollars."""
+        loaded = loading.load(self.flow)
+        month = month or f"{self.flow.now():%Y-%m}"
+        return spending(month, self.flow.folds.state(MONEY.name, month), loaded.settings.spec.budget)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

@@ -155,6 +155,7 @@ class Budget:
     limit: float | None = None
     spent: float = 0.0
     reserved: float = 0.0
+    name: str = "month"  # whose: of the month as a whole, or of one agent
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,29 @@ class Rules(Spec):
     """Policy of the environment."""
 
     deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
+    approve: tuple[Rule, ...] = Field(
+        (), title="Approve", description="Changes that need a second person.", examples=[[{"match": "Gateway/*"}]], strict=False
+    )
+    approval_above_usd: float = Field(
+        10.0,
+        ge=0,
+        alias="approvalAboveUsd",
+        title="Approval above",
+        description="USD; dearer needs a second person.",
+        examples=[10],
+    )
     brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
+
+
+class BudgetSpec(Spec):
+    """What paid work may cost in a month (UTC): spent, reserved by what runs, and the ceiling of what would start."""
+
+    monthly_usd: float | None = Field(
+        None, ge=0, alias="monthlyUsd", title="Monthly", description="USD for everything.", examples=[500]
+    )
+    agents: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, title="Agents", description="USD a month for one agent.", examples=[{"feature_dev": 100}]
+    )
 
 
 class EnvironmentSpec(Spec):
@@ -273,6 +295,7 @@ class EnvironmentSpec(Spec):
     log_content: bool = Field(
         False, alias="logContent", title="Log content", description="Whether proxies may log prompts and answers.", examples=[False]
     )
+    budget: BudgetSpec = Field(BudgetSpec(), title="Budget", description="Of paid work.", examples=[{"monthlyUsd": 500}])
     rules: Rules = Field(Rules(), title="Rules", description="Policy.", examples=[{"approvalAboveUsd": 10}])
 
 

@@ -212,6 +212,22 @@ TYPES: tuple[EventType, ...] = (
         lambda event: f"{_subject(event)}: superseded before it was done",
     ),
     EventType(
+        "approval.granted",
+        1,
+        "A person said yes to one change, in a commit that somebody else than the author of the file wrote.",
+        {"digest": "of the change", "ceiling": "USD at most", "by": "who", "commit": "where it stands"},
+        lambda event: f"{_subject(event)}: approved up to {event.data.get('ceiling', 0):.2f} USD by {event.data.get('by', '')}",
+    ),
+    EventType(
+        "approval.refused",
+        1,
+        "An approval that does not count.",
+        {"digest": "of the change", "ceiling": "USD at most", "by": "who", "commit": "where it stands", "reason": "why not"},
+        lambda event: (
+            f"{_subject(event)}: the approval by {event.data.get('by', '')} does not count: {event.data.get('reason', '')}"
+        ),
+    ),
+    EventType(
         "condition.raised",
         1,
         "Something holds a resource up or is worth knowing; numbers inside never count.",

@@ -284,7 +284,7 @@ class _Walk:
             if effective.why == "quarantined" and kind.once and not change.urgent:
                 waits.append(Wait("Quarantined", "forward", "it does not go on while its file cannot be read"))
             waits += self._holds(address, change, past)
-            waits += self.check(replace(change, waits=())).waits
+            waits += self.check(replace(change, waits=tuple(waits))).waits
             if change.action is Action.RUN and not waits:
                 self.exclusive.update({ref.to: address for ref in self._references(address) if ref.exclusive})
         conditions = (*change.conditions, *self._conditions(address, effective))

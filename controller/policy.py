@@ -19,29 +19,37 @@ APPROVAL_ABOVE_USD = 10.0
 def check(
     change: Change,
     rules: Mapping[str, Any],
-    budget: Budget,
+    budgets: Iterable[Budget],
     approvals: Iterable[Approval],
     now: datetime,
 ) -> Verdict:
-    """All reasons why a change has to wait, not only the first. Going back to what was healthy never waits for policy."""
+    """All reasons why a change has to wait, not only the first. Going back to what was healthy never waits for policy.
+
+    An approval also covers money over a budget: who approves sees the plan, and the plan has the arithmetic.
+    """
     if change.is_noop or change.urgent:
         return Verdict()
     waits = list(_denied(change, rules.get("deny", ())))
+    approved = any(_covers(approval, change) for approval in approvals)
     needed = [*change.approvals, *_approval_reasons(change, rules)]
-    if needed and not any(_covers(approval, change) for approval in approvals):
+    if needed and not approved:
         waits.append(Wait("Approval", change.digest, f"needs an approval: {'; '.join(needed)}"))
-    if budget.limit is not None and change.cost.ceiling:
-        total = budget.spent + budget.reserved + change.cost.ceiling
-        if total > budget.limit:
-            waits.append(
-                Wait(
-                    "Budget",
-                    "month",
-                    f"{budget.spent:.2f} spent + {budget.reserved:.2f} reserved + "
-                    f"{change.cost.ceiling:.2f} at most = {total:.2f} USD, the limit is {budget.limit:.2f}",
-                )
-            )
+    if not approved:
+        waits += [wait for budget in budgets for wait in _over(change, budget)]
     return Verdict(tuple(waits))
+
+
+def _over(change: Change, budget: Budget) -> Iterable[Wait]:
+    if budget.limit is None or not change.cost.ceiling:
+        return
+    total = budget.spent + budget.reserved + change.cost.ceiling
+    if total > budget.limit:
+        yield Wait(
+            "Budget",
+            budget.name,
+            f"budget of {budget.name}: {budget.spent:.2f} spent + {budget.reserved:.2f} reserved + "
+            f"{change.cost.ceiling:.2f} at most = {total:.2f} USD, the limit is {budget.limit:.2f}",
+        )
 
 
 def _denied(change: Change, rules: Iterable[Mapping[str, Any]]) -> Iterable[Wait]:
@@ -56,6 +64,9 @@ def _approval_reasons(change: Change, rules: Mapping[str, Any]) -> Iterable[str]
         yield f"it may cost {change.cost.ceiling:.2f} USD, more than {above:.2f}"
     if change.irreversible:
         yield f"it cannot be undone: {change.irreversible}"
+    for rule in rules.get("approve", ()):
+        if _matches(change, rule):
+            yield str(rule.get("reason", "policy"))
 
 
 def _matches(change: Change, rule: Mapping[str, Any]) -> bool:

@@ -6,90 +6,38 @@ provider: killed anywhere, the next pass goes on. `settle` repeats passes while 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from controller import approval, policy, tree
 from controller import plan as planning
-from controller import policy, tree
 from controller.address import Address
 from controller.apply import Applied, Executor
 from controller.change import Budget, Change, Plan, Verdict, Wait
-from controller.clients.cache import Cache, Damaged
-from controller.clients.git import Identity, Repository
-from controller.clients.git_remote import CALL_SECONDS, IMPATIENT_SECONDS, Remote
-from controller.environment import EnvironmentSpec
-from controller.errors import LostRace, NotFound, Problem, RemoteDown, SettingsError
+from controller.clients.cache import Damaged
+from controller.clients.git import Identity
+from controller.errors import LostRace, NotFound, Problem, RemoteDown
 from controller.events import Event
-from controller.kind import Clients, Kind, Known, Past, Provider
-from controller.log import EventLog
+from controller.kind import Kind, Known, Past, Provider
+from controller.loading import PROJECTIONS, Flow, Loaded, cached_rows, load, load_commit
 from controller.observe import observe
-from controller.pool import Pool
 from controller.projections import Folds
+from controller.projections.approvals import APPROVALS, approvals, seen
 from controller.projections.lease import KEY, LEASE
+from controller.projections.money import MONEY, budget
 from controller.projections.past import PAST, to_past
-from controller.projections.registry import REGISTRY
 from controller.resource import digest
 from controller.settings import Settings
-from controller.writeback import Branch, Files, WriteBack, edits_key, find_intent
-from controller.writer import LEASE_SECONDS, SKEW_SECONDS, Identification, Lease, Writer
+from controller.writeback import Files, WriteBack, edits_key, find_intent
+from controller.writer import LEASE_SECONDS, SKEW_SECONDS, Lease, Writer
 
-PROJECTIONS = (PAST, LEASE, REGISTRY)
 QUIET = frozenset({"Retry", "Failed", "Lease"})
 """Waits that an action's own events tell already."""
 MAX_CAUSE = 500
 HELD_AGAIN_SECONDS = 5.0
 MAX_PASSES = 50
-
-
-@dataclass
-class Flow:
-    """Everything a pass works with; made by `app.py`, or by a test with a virtual clock and doubles."""
-
-    repository: Repository
-    environment: str
-    kinds: Mapping[str, Kind[Any, Any]]
-    log: EventLog
-    cache: Cache
-    folds: Folds
-    data: Path
-    who: Identification
-    now: Callable[[], datetime]
-    random: Callable[[int], bytes]
-    pool: Pool
-    clients: Callable[[Settings], Clients]
-    release: str
-    report: Callable[[str], None] = lambda text: None
-    stop: Callable[[], bool] = lambda: False
-    tell: Callable[[Event], None] = lambda event: None  # each event as it is appended
-    branch: str = ""
-    providers: dict[tuple[str, str], Provider[Any, Any]] = field(default_factory=dict)
-    rows: dict[Address, planning.Row] | None = None
-    lease_seen: tuple[Lease, datetime] | None = None
-    patient: bool = False  # the remote gets its full time: the last pass did not wait for it
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The desired state of a commit, and the settings that it says."""
-
-    commit: str
-    source: tree.Source
-    tree: tree.Tree
-    shared_with: tuple[str, ...]
-    branch: Branch
-    problems: tuple[Problem, ...] = ()
-    broken_settings: bool = False
-    offline: str = ""  # why the remote could not be asked
-
-    @property
-    def settings(self) -> Settings:
-        return self.tree.settings
 
 
 @dataclass(frozen=True)
@@ -153,120 +101,14 @@ def once(flow: Flow, *, offline: str = "") -> PassResult:
             raise NotFound(f"HEAD is detached and branch {loaded.branch.name} is not here", f"git checkout {loaded.branch.name}")
         writer = open_writer(flow, loaded.commit, offline=bool(loaded.offline))
         find_written(flow, loaded, writer)
+        find_approvals(flow, loaded, writer)
         world = observed_world(flow, loaded)
         holder = "" if writer.may_act() else writer.lease.holder or "the remote"
-        planned = planning.plan(world, checker(loaded.settings, flow.now(), held_by=holder))
+        planned = planning.plan(world, checker(flow, loaded.settings, held_by=holder))
         applied = apply(flow, writer, planned, loaded)
         waits = write_back(flow, writer, planned, loaded, world)
         record(flow, writer, planned, applied, waits, loaded)
         return finish(flow, writer, planned, applied, waits, loaded)
-
-
-# -- load ------------------------------------------------------------------------------------------------------------
-
-
-def load(flow: Flow, *, offline: str = "") -> Loaded:
-    """The newest commit and the newest log, folded; without the remote what is here."""
-    branch = branch_of(flow)
-    flow.log.follow(branch.remote)
-    if branch.remote and not offline:
-        offline = fetch(flow, branch)
-    flow.log.refresh(remote=not offline)
-    flow.folds.catch_up()
-    commit = branch.tip()
-    if commit is None:
-        raise NotFound(f"branch {branch.name} has no commit yet", offline or "commit state/ and environments/ first")
-    return replace(load_commit(flow, commit, branch), offline=offline)
-
-
-def fetch(flow: Flow, branch: Branch) -> str:
-    """Asks the remote, first impatiently; why it could not be asked, or nothing."""
-    assert branch.remote
-    branch.remote.timeout = CALL_SECONDS if flow.patient else IMPATIENT_SECONDS
-    try:
-        branch.remote.fetch(branch.name)
-    except RemoteDown as error:
-        flow.patient = True
-        return error.message
-    finally:
-        branch.remote.timeout = CALL_SECONDS
-    flow.patient = False
-    return ""
-
-
-def branch_of(flow: Flow) -> Branch:
-    """Which branch of which repository says what is desired: environment.yaml at HEAD, or the caller."""
-    head = flow.branch or flow.repository.head_branch()
-    tip = flow.repository.tip(f"refs/heads/{head}") if head else flow.repository.tip("HEAD")
-    if tip is None:
-        raise NotFound(f"branch {head or 'HEAD'} has no commit", "commit state/ and environments/ first")
-    spec = settings_at(flow, tip)[0].spec
-    remote = Remote(flow.repository, spec.remote) if spec.remote else None
-    return Branch(flow.repository, flow.branch or spec.branch or head or "HEAD", remote, "" if head else tip)
-
-
-def load_commit(flow: Flow, commit: str, branch: Branch, source: tree.Source | None = None) -> Loaded:
-    """The tree of a commit, or of `source` in its place (a preview)."""
-    settings, shared, problems = settings_at(flow, commit, source)
-    rows = cached_rows(flow)
-    at = source or tree.CommitSource(flow.repository, commit)
-    found = tree.read(at, settings, flow.kinds, rows.get, flow.release, shared)
-    return Loaded(commit, at, found, shared, branch, (*problems, *found.problems), bool(problems))
-
-
-def settings_at(
-    flow: Flow, commit: str, source: tree.Source | None = None
-) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
-    """Settings of a commit; when they are broken there, those of the newest commit where they are not."""
-    if source is None:
-        cached = _cached_settings(flow, commit)
-        if cached:
-            return cached
-    at = source or tree.CommitSource(flow.repository, commit)
-    try:
-        settings = tree.read_settings(at, flow.environment, flow.data)
-    except SettingsError as error:
-        return _last_good_settings(flow, commit, error)
-    shared = tree.readers_of_state(at, settings)
-    if source is None:
-        _keep_settings(flow, commit, settings, shared)
-    return settings, shared, ()
-
-
-def _last_good_settings(flow: Flow, commit: str, error: SettingsError) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
-    for info in flow.repository.history(commit, f"environments/{flow.environment}"):
-        at = tree.CommitSource(flow.repository, info.id)
-        with contextlib.suppress(SettingsError):
-            settings = tree.read_settings(at, flow.environment, flow.data)
-            return settings, tree.readers_of_state(at, settings), error.problems
-    raise error
-
-
-def _cached_settings(flow: Flow, commit: str) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]] | None:
-    kept = flow.cache.meta("settings")
-    if not kept:
-        return None
-    found = msgspec.json.decode(kept)
-    if found["tree"] != flow.repository.blob_at(commit, "environments") or found["release"] != flow.release:
-        return None
-    spec = EnvironmentSpec.model_validate(found["spec"], strict=False)
-    return Settings(flow.environment, spec, flow.data), tuple(found["shared"]), ()
-
-
-def _keep_settings(flow: Flow, commit: str, settings: Settings, shared: tuple[str, ...]) -> None:
-    kept = {
-        "tree": flow.repository.blob_at(commit, "environments"),
-        "release": flow.release,
-        "spec": settings.spec.written(),
-        "shared": shared,
-    }
-    flow.cache.set_meta(settings=msgspec.json.encode(kept).decode())
-
-
-def cached_rows(flow: Flow) -> dict[Address, planning.Row]:
-    if flow.rows is None:
-        flow.rows = {row[0]: planning.Row(Address(row[0]), *row[1:]) for row in flow.cache.rows()}
-    return flow.rows
 
 
 # -- observe ---------------------------------------------------------------------------------------------------------
@@ -281,10 +123,15 @@ def observed_world(flow: Flow, loaded: Loaded) -> planning.World:
             asked[name] = [
                 Known(address, _resource(world, address), world.past(address))
                 for address in sorted({*world.entries, *world.inventory})
-                if address.kind == name and (not kind.once or world.past(address).running)
+                if address.kind == name and _is_looked_at(kind, world.past(address))
             ]
     seen = observe(asked, lambda name: provider_of(flow, loaded.settings, name), flow.pool)
     return replace(world, observed=seen)
+
+
+def _is_looked_at(kind: Kind[Any, Any], past: Past) -> bool:
+    """A run that has ended is not; one that has not begun only where its start depends on what is there."""
+    return not kind.once or past.running or (not kind.declared and not past.ended)
 
 
 def world_of(flow: Flow, loaded: Loaded) -> planning.World:
@@ -334,12 +181,28 @@ def _resource(world: planning.World, address: Address) -> Any:
 # -- plan and check --------------------------------------------------------------------------------------------------
 
 
-def checker(settings: Settings, now: datetime, *, held_by: str = "") -> planning.Check:
+def _with(budget: Budget, promised: float) -> Budget:
+    return replace(budget, reserved=budget.reserved + promised)
+
+
+def checker(flow: Flow, settings: Settings, *, held_by: str = "") -> planning.Check:
     """Policy with everything but the change already given. While somebody else holds the lease only the way back goes."""
-    rules = settings.as_refs["rules"]
+    now, rules = flow.now(), settings.as_refs["rules"]
+    month, limits = flow.folds.state(MONEY.name, f"{now:%Y-%m}"), settings.spec.budget
+    promised: list[tuple[str, float]] = []  # in this plan, so that two halves of a budget are not given twice
+
+    def budgets(change: Change) -> list[Budget]:
+        agent = (change.after or {}).get("agent", "")
+        found = [budget(month, "the month", limits.monthly_usd)]
+        if agent in limits.agents:
+            found.append(budget(month, f"agent {agent}", limits.agents[agent], agent))
+        return [_with(each, sum(usd for whose, usd in promised if each is found[0] or whose == agent)) for each in found]
 
     def check(change: Change) -> Verdict:
-        verdict = policy.check(change, rules, Budget(), (), now)
+        given = approvals(change.address, flow.folds.state(APPROVALS.name, change.address))
+        verdict = policy.check(change, rules, budgets(change), given, now)
+        if change.cost.ceiling and not (change.waits or verdict.waits or change.is_noop):
+            promised.append(((change.after or {}).get("agent", ""), change.cost.ceiling))
         if held_by and not change.is_noop and not change.urgent:
             return Verdict((*verdict.waits, Wait("Lease", held_by, f"{held_by} is acting; this goes after it")))
         return verdict
@@ -448,6 +311,23 @@ def find_written(flow: Flow, loaded: Loaded, writer: Writer) -> None:
         flow.folds.catch_up()
 
 
+def find_approvals(flow: Flow, loaded: Loaded, writer: Writer) -> None:
+    """Approvals in commits that were not looked at yet become events: facts, which need no lease."""
+    if writer.offline or flow.approved_until == loaded.commit:
+        return
+    seen_until = flow.approved_until or flow.folds.state(LEASE.name, KEY).get("planned")
+    known = seen_until if seen_until and flow.repository.is_ancestor(seen_until, loaded.commit) else None
+    found = []
+    for each in approval.in_commits(flow.repository, loaded.commit, known, loaded.tree.files.get):
+        if each.commit.id not in seen(flow.folds.state(APPROVALS.name, each.address)):
+            name = "approval.refused" if each.refused else "approval.granted"
+            found.append(writer.event(name, each.address, each.as_data()))
+    if found:
+        writer.facts(found)
+        flow.folds.catch_up()
+    flow.approved_until = loaded.commit
+
+
 def write_back(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Loaded, world: planning.World) -> dict[Address, Wait]:
     """Edits of runs that have ended. A run that ended in this very pass waits for the next: its traffic goes first."""
     due = [
@@ -483,7 +363,7 @@ def calls_of(flow: Flow, loaded: Loaded, world: planning.World, files: Files) ->
     """What a tree with these files changed would make providers do."""
     edited = load_commit(flow, loaded.commit, loaded.branch, tree.EditedSource(loaded.source, files))
     there = replace(world, entries=edited.tree.entries, problems=edited.problems, past=lambda address: past_of(flow, address))
-    planned = planning.plan(there, checker(edited.settings, world.now))
+    planned = planning.plan(there, checker(flow, edited.settings))
     return frozenset(
         f"{change.address}: {change.reason}" for change in planned.plan.changes if change.may_go and not change.declared
     )

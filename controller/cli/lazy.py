@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "registry": "Show the versions of each agent.",
     "log": "Tell the event log in sentences; `log verify` checks it.",
     "rollback": "Make the revert commit.",
+    "approve": "Say yes, as a commit, to what waits for it.",
+    "costs": "Show what was spent, what is reserved, and what is left.",
     "retry": "Try again what has failed for good.",
     "proxy": "Run the data plane alone, from one file.",
     "key": "Make a key for a client of the proxies.",

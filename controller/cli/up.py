@@ -34,7 +34,7 @@ def command(call: Call, foreground: bool) -> int:
 
 def _next(controller: Controller) -> None:
     """What to try now."""
-    from controller.reconcile import load
+    from controller.loading import load
 
     gateways = [proxy.url for proxy in load(controller.flow).settings.spec.proxies.values()]
     bindings = sorted(address.name for address in controller.addresses() if address.kind == "ModelBinding")

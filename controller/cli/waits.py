@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from controller.change import Plan, Wait
 
 ADVICE = {
-    "Approval": "no kind of this release needs one; approvals come with the kinds that cost money",
+    "Approval": "somebody who did not write the file: `turnout approve NAME`, or a commit with the line that it prints",
     "Blind": "nothing: it goes on when the figures are known again",
     "Brake": "if the removals are meant, add the line `Turnout-Allow: prune` to the message of the newest commit",
-    "Budget": "raise the budget in the environment, or wait for the next month",
+    "Budget": "raise the budget in the environment, wait for the next month, or have somebody else run `turnout approve NAME`",
     "Denied": "change the rule in the environment, or take the change back",
     "Exclusive": "nothing: it starts when the other one has ended",
     "Failed": "change the resource, or `turnout retry NAME`",

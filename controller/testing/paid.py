@@ -14,9 +14,10 @@ from controller.testing.doubles import Killed
 
 
 class JobSpec(Spec):
-    """A paid thing."""
+    """A paid thing, up to `ceiling` US dollars."""
 
     image: Text
+    ceiling: float = 2.0
 
 
 class JobState(Spec):
@@ -80,12 +81,15 @@ def plan_job(situation: Situation[JobSpec, JobState]) -> Change:
     before = observed.state.full() if isinstance(observed, Observed) and observed.state else None
     if situation.desired is None:
         return Change(Action.NOOP, "stays", before=before, after=before)
-    image = situation.desired.spec.image
+    spec = situation.desired.spec
+    image = spec.image
     if before and before["image"] == image:
         return Change(Action.NOOP, "is there", before=before, after=before)
-    return Change(Action.CREATE, f"makes {image}", before=before, after={"image": image, "key": ""}, cost=Cost(1.0, 2.0))
+    return Change(Action.CREATE, f"makes {image}", before=before, after={"image": image, "key": ""}, cost=Cost(1.0, spec.ceiling))
 
 
-def job(image: str) -> dict[str, str]:
+def job(image: str, name: str = "a", ceiling: float | None = None) -> dict[str, str]:
     """A file of desired state."""
-    return {"state/jobs/a.yaml": f"apiVersion: turnout/v1\nkind: Job\nmetadata: {{name: a}}\nspec: {{image: {image}}}\n"}
+    more = "" if ceiling is None else f", ceiling: {ceiling}"
+    text = f"apiVersion: turnout/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec: {{image: {image}{more}}}\n"
+    return {f"state/jobs/{name}.yaml": text}

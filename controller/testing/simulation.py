@@ -22,10 +22,11 @@ from controller.clients.git import Identity, Repository
 from controller.clients.git_remote import follow
 from controller.kind import Kind
 from controller.kinds import find
+from controller.loading import PROJECTIONS, Flow
 from controller.log import GitLog
 from controller.pool import SerialPool
 from controller.projections import Folds
-from controller.reconcile import PROJECTIONS, Flow, PassResult
+from controller.reconcile import PassResult
 from controller.testing.doubles import Faults, FaultyLog, FilesDouble, GatewayDouble, Killed, ReloadDouble
 from controller.writer import Identification
 
@@ -46,6 +47,10 @@ kind: Gateway
 metadata: {name: main}
 spec: {proxies: [main]}
 """
+
+
+ADA = Identity("Ada", "ada@example.org")
+BOB = Identity("Bob", "bob@example.org")
 
 
 class Simulation:
@@ -74,13 +79,12 @@ class Simulation:
 
     # -- people --------------------------------------------------------------------------------------------------
 
-    def commit(self, files: Mapping[str, str | None], message: str = "Change", *, trailer: str = "") -> str:
+    def commit(self, files: Mapping[str, str | None], message: str = "Change", *, trailer: str = "", by: Identity = ADA) -> str:
         """A person's commit on main."""
         tip = self.tip()
         tree = self.repository.write_tree(tip, {path: None if text is None else text.encode() for path, text in files.items()})
         text = f"{message}\n\n{trailer}\n" if trailer else f"{message}\n"
-        who = Identity("Ada", "ada@example.org")
-        return self.repository.write_commit(tree, [tip] if tip else [], text, who, self.time.timestamp(), "refs/heads/main")
+        return self.repository.write_commit(tree, [tip] if tip else [], text, by, self.time.timestamp(), "refs/heads/main")
 
     def revert(self, commit: str) -> str:
         """A person's `git revert`. Raises Conflict."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller import reconcile
+from controller import loading, reconcile
 from controller.address import Address
 from controller.clients.git import Identity
 from controller.kind import Kind
@@ -211,7 +211,7 @@ def test_a_lease_of_a_fast_clock_runs_out(sim: Simulation) -> None:
 
 
 def roll_back(sim: Simulation, flow: Any, address: str) -> None:
-    loaded = reconcile.load(flow)
+    loaded = loading.load(flow)
     Rollback(loaded.branch, loaded.tree, loaded.commit, Identity("a", "a@b"), 0.0).of_resource(Address(address))
     sim.settle(flow)
 

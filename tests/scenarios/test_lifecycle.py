@@ -152,8 +152,8 @@ def rollouts(flow: Any) -> dict[str, Any]:
 
 
 def flow_plan(flow: Any) -> list[str]:
-    from controller import plan, reconcile
+    from controller import loading, plan, reconcile
 
-    loaded = reconcile.load(flow)
-    planned = plan.plan(reconcile.observed_world(flow, loaded), reconcile.checker(loaded.settings, flow.now()))
+    loaded = loading.load(flow)
+    planned = plan.plan(reconcile.observed_world(flow, loaded), reconcile.checker(flow, loaded.settings))
     return [f"{c.action} {c.address}: {c.reason} {[w.code for w in c.waits]}" for c in planned.plan.changes]

@@ -19,7 +19,7 @@ CHANGE = Change(Action.CREATE, "makes it", address=Address("ModelBinding/docs"),
 def codes(
     change: Change, rules: dict[str, Any] | None = None, budget: Budget | None = None, approvals: tuple[Approval, ...] = ()
 ) -> list[str]:
-    return [wait.code for wait in check(change, rules or {}, budget or Budget(), approvals, NOW).waits]
+    return [wait.code for wait in check(change, rules or {}, [budget or Budget()], approvals, NOW).waits]
 
 
 def test_nothing_special_goes() -> None:

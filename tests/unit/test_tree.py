@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller import reconcile
+from controller import loading
 from controller.errors import SettingsError
 from controller.testing.simulation import ENVIRONMENT, Simulation, binding, rollout
 
@@ -125,13 +125,13 @@ def test_missing_settings_name_every_key(tmp_path: Path) -> None:
     first = Simulation(tmp_path / "other")
     first.commit({"environments/local/environment.yaml": None, "environments/lokal/environment.yaml": ENVIRONMENT}, "Gone")
     flow = sim.controller()
-    loaded = reconcile.load(flow)
+    loaded = loading.load(flow)
     assert {problem.field for problem in loaded.problems} == {"metadata.name", "spec.brunch"}
     fresh = Simulation(tmp_path / "fresh")
     flow = fresh.controller()
     flow.environment = "lokal"
     with pytest.raises(SettingsError, match='did you mean "local"'):
-        reconcile.load(flow)
+        loading.load(flow)
 
 
 def test_mass_removal_waits_for_an_override(sim: Simulation) -> None:
