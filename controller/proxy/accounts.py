@@ -163,6 +163,23 @@ class Account:
         return self._periods[1:]
 
 
+def summed(kept: Iterable[Mapping[str, dict[str, Used]]]) -> dict[str, dict[str, Used]]:
+    """The accounts of several workers as one."""
+    total: dict[str, dict[str, Used]] = {}
+    for each in kept:
+        _add(total, each)
+    return total
+
+
+def _add(into: dict[str, dict[str, Used]], kept: Mapping[str, dict[str, Used]]) -> None:
+    for key, periods in kept.items():
+        ours = into.setdefault(key, {})
+        for period, theirs in periods.items():
+            so_far = ours.setdefault(period, Used())
+            for field in Used.__struct_fields__:
+                setattr(so_far, field, getattr(so_far, field) + getattr(theirs, field))
+
+
 def charge(accounts: Iterable[Account], usage: Usage | None) -> None:
     """Put what one answer used on these accounts; an answer that nobody can price costs nothing."""
     for account in accounts:
@@ -197,12 +214,7 @@ class Accounts:
 
     def include(self, kept: Mapping[str, dict[str, Used]]) -> None:
         """Add what another worker charged that is no longer there."""
-        for key, periods in kept.items():
-            ours = self._kept.setdefault(key, {})
-            for period, theirs in periods.items():
-                so_far = ours.setdefault(period, Used())
-                for field in Used.__struct_fields__:
-                    setattr(so_far, field, getattr(so_far, field) + getattr(theirs, field))
+        _add(self._kept, kept)
 
     def kept(self) -> dict[str, dict[str, Used]]:
         return self._kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from .pages import JSON, Page, error_page, json_page
+from .sessions import Session, together
 
 if TYPE_CHECKING:
     from .books import Books
@@ -64,10 +66,10 @@ def records(books: Books, request: Request) -> Page:
     return json_page(200, {"newest": newest, "requests": found})
 
 
-def sessions(books: Books, request: Request) -> Page:
-    return json_page(
-        200, {"known": len(books.sessions), "sessions": books.sessions.shown(min(number(request, "limit", 100), _MOST))}
-    )
+def sessions(books: Books, request: Request, others: Sequence[Mapping[str, Session]] = ()) -> Page:
+    """The sessions that were heard of last, at most `?limit=`, as all workers together saw them."""
+    most = min(number(request, "limit", 100), _MOST)
+    return json_page(200, {"sessions": together([books.sessions.newest(most), *others], most)})
 
 
 class RecordStream:

@@ -6,7 +6,7 @@ Names with `gen_ai` follow OpenTelemetry's semantic conventions for generative A
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from .pool import Pool
@@ -210,3 +210,38 @@ def _shown(labels: tuple[str, ...], key: tuple[str, ...]) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def merged(texts: Sequence[str]) -> bytes:
+    """The figures of several workers as one: sums, but for what is the same in all of them, where the largest counts."""
+    values: dict[str, float] = {}
+    lines: dict[str, str] = {}  # each line once, in the order of the first text that has it
+    for text in texts:
+        for line in text.splitlines():
+            if line.startswith("#"):
+                lines.setdefault(line, "")
+                continue
+            name, _, value = line.rpartition(" ")
+            number = float(value) if "." in value or "e" in value else int(value)
+            lines.setdefault(name, "sample")
+            if name not in values:
+                values[name] = number
+            elif name.partition("{")[0] in (UP, TABLE_SERIAL):
+                values[name] = max(values[name], number)
+            else:
+                values[name] += number
+    ordered = _by_family(lines)
+    return ("\n".join(f"{name} {values[name]!r}" if kind else name for name, kind in ordered) + "\n").encode()
+
+
+def _by_family(lines: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """A family's samples stand together after its head, also those that only a later text has."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for line, kind in lines.items():
+        name = line.split()[2] if not kind else line.partition("{")[0].partition(" ")[0]
+        family = next(
+            (each for each in (name.removesuffix(end) for end in ("_bucket", "_sum", "_count", "")) if each in _HELP), name
+        )
+        families.setdefault(family, []).append((line, kind))
+    for members in families.values():
+        yield from sorted(members, key=lambda member: bool(member[1]))

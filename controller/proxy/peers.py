@@ -8,22 +8,26 @@ what comes in within that time; the route table is taken over by every worker be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from .accounts import Used
 from .books import Books
 from .pages import Page, json_page
+from .sessions import Session
 from .stats import AgentFigures, Trip
 from .tables import Tables
 
 SHARED = b"/-/worker/shared"
 FIGURES = b"/-/worker/figures"
 FOLLOW = b"/-/worker/follow"
+SESSIONS = b"/-/worker/sessions"
 _EVERY_S = 0.2
 _CALL_S = 2.0
+_SESSIONS = 1000  # of each worker, for the page of all
 
 
 def socket_path(data: Path, number: int) -> Path:
@@ -36,22 +40,34 @@ class _Told(msgspec.Struct):
     trips: list[tuple[str, Trip]] = []
 
 
+class Figures(msgspec.Struct):
+    """Everything that one worker counted, for the sum of all."""
+
+    agents: dict[str, AgentFigures] = {}
+    accounts: dict[str, dict[str, Used]] = {}
+    endpoints: dict[str, dict[str, Any]] = {}
+    metrics: str = ""
+    connections: int = 0
+
+
 _told = msgspec.json.Decoder(_Told)
-_figures = msgspec.json.Decoder(dict[str, AgentFigures])
+_figures = msgspec.json.Decoder(Figures)
+_known = msgspec.json.Decoder(dict[str, Session])
 
 
 class Peers:
     """What this worker knows of the others, and what it tells them."""
 
-    def __init__(self, data: Path, number: int, count: int, tables: Tables, books: Books) -> None:
+    def __init__(self, data: Path, number: int, count: int, tables: Tables, books: Books, own: Callable[[], Figures]) -> None:
         self._others = {f"worker {each}": socket_path(data, each) for each in range(count) if each != number}
         self._tables = tables
         self._books = books
+        self._own = own
         self._heard: dict[str, _Told] = {}
 
     def pages(self) -> dict[bytes, Any]:
         """What the others may ask."""
-        return {SHARED: self._shared, FIGURES: self._own_figures, FOLLOW: self._follow}
+        return {SHARED: self._shared, FIGURES: self._own_figures, FOLLOW: self._follow, SESSIONS: self._sessions}
 
     def _shared(self) -> Page:
         return json_page(200, _Told(self._books.accounts.told(), list(self._guarded()), list(self._trips())))
@@ -73,11 +89,19 @@ class Peers:
         return [(agent, trip) for agent, trip in trips if trip is not None]
 
     def _own_figures(self) -> Page:
-        return json_page(200, self._books.stats.agents())
+        return json_page(200, self._own())
 
     def _follow(self) -> Page:
         self._tables.follow()
         return json_page(200, self._tables.current())
+
+    def _sessions(self) -> Page:
+        return json_page(200, self._books.sessions.newest(_SESSIONS))
+
+    async def sessions(self) -> list[dict[str, Session]]:
+        """The sessions that the others heard of last."""
+        answers = await asyncio.gather(*(_call(path, SESSIONS) for path in self._others.values()))
+        return [_known.decode(answer) for answer in answers if answer is not None]
 
     async def keep(self) -> None:
         """Hear the others, until cancelled."""
@@ -112,7 +136,7 @@ class Peers:
                 behind.append(name)
         return ", ".join(behind)
 
-    async def figures(self) -> list[dict[str, AgentFigures]]:
+    async def figures(self) -> list[Figures]:
         """The figures of the others; of one that does not answer, none."""
         answers = await asyncio.gather(*(_call(path, FIGURES) for path in self._others.values()))
         return [_figures.decode(answer) for answer in answers if answer is not None]

@@ -273,3 +273,20 @@ class Pools:
         for pool in before.values():
             pool.retire()
         return self.by_name
+
+
+_ADDED = ("in_flight", "sent", "answered", "failed")
+
+
+def added(own: dict[str, Any], others: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """One endpoint as several workers see it: what they count is added, the rest is this worker's view."""
+    replicas = {replica["url"]: dict(replica) for replica in own["replicas"]}
+    total = {**own}
+    for other in others:
+        total["in_flight"] += other["in_flight"]
+        total["waiting"] += other["waiting"]
+        for replica in other["replicas"]:
+            known = replicas.setdefault(replica["url"], {**replica, **dict.fromkeys(_ADDED, 0)})
+            for name in _ADDED:
+                known[name] += replica[name]
+    return {**total, "replicas": list(replicas.values())}

@@ -132,9 +132,10 @@ class Server:
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_unix_server(lambda: ClientConnection(surface, trusted=True), str(own)))
         own.chmod(0o600)
-        others = Peers(options.data, options.worker, options.workers, tables, books)
+        others = Peers(options.data, options.worker, options.workers, tables, books, surface.figures)
         surface.worker_pages = others.pages()
         surface.others = others.figures
+        surface.other_sessions = others.sessions
         tables.spread = others.spread
         books.tripped = tables.trip
         self._do(others.keep())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -36,6 +38,10 @@ class Session(msgspec.Struct):
     @property
     def bottleneck(self) -> str:
         return slowest(self.agent_s, self.queue_s, self.network_s, self.prefill_s, self.decode_s)
+
+
+_KEPT = ("agent", "variant", "replica", "client", "task", "first_at", "last_at")
+_ADDED = tuple(name for name in Session.__struct_fields__ if name not in _KEPT)
 
 
 class Sessions:
@@ -72,12 +78,22 @@ class Sessions:
         session.prefill_s += record.prefill_s
         session.decode_s += record.decode_s
 
-    def shown(self, most: int) -> list[dict[str, Any]]:
-        """The newest first."""
-        found: list[dict[str, Any]] = []
-        for name in reversed(self._sessions):
-            if len(found) >= most:
-                break
-            session = self._sessions[name]
-            found.append({"session": name, **msgspec.structs.asdict(session), "bottleneck": session.bottleneck})
-        return found
+    def newest(self, most: int) -> dict[str, Session]:
+        """The last that were heard of, newest first."""
+        return {name: self._sessions[name] for name in islice(reversed(self._sessions), most)}
+
+
+def together(parts: Sequence[Mapping[str, Session]], most: int) -> list[dict[str, Any]]:
+    """Sessions as several workers saw them, newest first: what can be added is, the rest is what was heard last."""
+    total: dict[str, Session] = {}
+    for part in parts:
+        for name, session in part.items():
+            total[name] = _plus(total[name], session) if name in total else session
+    ordered = sorted(total.items(), key=lambda item: item[1].last_at, reverse=True)[:most]
+    return [{"session": name, **msgspec.structs.asdict(session), "bottleneck": session.bottleneck} for name, session in ordered]
+
+
+def _plus(one: Session, other: Session) -> Session:
+    newer = one if one.last_at >= other.last_at else other
+    added = {name: getattr(one, name) + getattr(other, name) for name in _ADDED}
+    return msgspec.structs.replace(newer, first_at=min(one.first_at, other.first_at), **added)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from . import admin
-from .accounts import Refused
+from .accounts import Refused, summed
 from .ask import Ask
 from .body import asked_model, understood
 from .forward import Forward
 from .inbound import ClientConnection, Current, Request
 from .live import Live, LiveClient, LiveRoute
+from .metrics import merged
 from .pages import TEXT, Page, error_page, json_page, retry_after
-from .pool import Pools
+from .peers import Figures
+from .pool import Pools, added
 from .record import Record
 from .relay import Relay
-from .stats import AgentFigures
+from .sessions import Session
 from .tables import Tables
 from .visit import Shared
 
@@ -35,7 +37,7 @@ _TABLE_LIMIT = 64 << 20
 _HELD_LIMIT = 512 << 20
 _NO_TABLE = "The proxy has no route table yet"
 
-Others = Callable[[], Awaitable[list[dict[str, AgentFigures]]]]
+Others = Callable[[], Awaitable[list[Figures]]]
 
 
 class Surface:
@@ -47,6 +49,7 @@ class Surface:
         self.draining = False
         self.held = 0
         self.others: Others | None = None  # the figures of the other workers
+        self.other_sessions: Callable[[], Awaitable[list[dict[str, Session]]]] | None = None
         self.worker_pages: dict[bytes, Callable[[], Page]] = {}  # what workers ask each other, on their own socket
         self._shared = shared
         self._tables = tables
@@ -142,8 +145,8 @@ class Surface:
     def _page(self, client: ClientConnection, request: Request, path: bytes) -> None:
         if request.method not in (b"GET", b"HEAD"):
             page = error_page(405, "Only GET is possible here", "method_not_allowed", b"allow: GET, HEAD\r\n")
-        elif path == b"/stats" and self.others is not None:
-            self._later(self._stats_of_all(client, request))
+        elif path in (b"/stats", b"/metrics") and self.others is not None:
+            self._later(self._of_all(client, request, path))
             return
         else:
             page = self._made(request, path)
@@ -152,10 +155,7 @@ class Surface:
     def _made(self, request: Request, path: bytes) -> Page:
         live = self._tables.live
         if path == b"/metrics":
-            serial = live.table.serial if live is not None else 0
-            books = self._shared.books
-            pools = list(self._pools.by_name.values())
-            return Page(200, books.metrics.text(serial, len(self.connections), len(books.sessions), pools), TEXT)
+            return Page(200, self._metrics(), TEXT)
         if path == b"/stats":
             return json_page(200, self._stats())
         if live is None:
@@ -179,22 +179,49 @@ class Surface:
         found = [model for model in models if model["id"] == wanted]
         return json_page(200, found[0]) if found else error_page(404, _unknown(live, wanted, None), "model_not_found")
 
-    def _stats(self, others: list[dict[str, AgentFigures]] | None = None) -> dict[str, Any]:
+    def _metrics(self) -> bytes:
+        live, books = self._tables.live, self._shared.books
+        serial = live.table.serial if live is not None else 0
+        return books.metrics.text(serial, len(self.connections), len(books.sessions), list(self._pools.by_name.values()))
+
+    def figures(self) -> Figures:
+        """What this worker counted, for the sum of all."""
+        books = self._shared.books
+        endpoints = {name: pool.shown() for name, pool in self._pools.by_name.items()}
+        return Figures(books.stats.agents(), books.accounts.kept(), endpoints, self._metrics().decode(), len(self.connections))
+
+    def _stats(self, others: Sequence[Figures] = ()) -> dict[str, Any]:
         live, books = self._tables.live, self._shared.books
         digest, serial = (live.table.digest, live.table.serial) if live is not None else ("", 0)
+        endpoints = {}
+        for name, pool in self._pools.by_name.items():
+            endpoints[name] = added(pool.shown(), [other.endpoints[name] for other in others if name in other.endpoints])
         return {
             "digest": digest,
             "serial": serial,
             "started_at": books.stats.started_at,
-            "agents": books.stats.shown(others or ()),
-            "endpoints": {name: pool.shown() for name, pool in self._pools.by_name.items()},
+            "agents": books.stats.shown([other.agents for other in others]),
+            "endpoints": endpoints,
             "sessions": len(books.sessions),
-            "connections": len(self.connections),
+            "connections": len(self.connections) + sum(other.connections for other in others),
+            "workers": 1 + len(others),
         }
 
-    async def _stats_of_all(self, client: ClientConnection, request: Request) -> None:
+    async def _of_all(self, client: ClientConnection, request: Request, path: bytes) -> None:
+        """What all workers of this proxy counted together."""
         assert self.others is not None
-        client.answer(request, json_page(200, self._stats(await self.others())))
+        assert self.other_sessions is not None
+        if path == b"/-/sessions":
+            client.answer(request, admin.sessions(self._shared.books, request, await self.other_sessions()))
+            return
+        others = await self.others()
+        if path == b"/-/accounts":
+            page = json_page(200, summed([self._shared.books.accounts.kept(), *(other.accounts for other in others)]))
+        elif path == b"/metrics":
+            page = Page(200, merged([self._metrics().decode(), *(other.metrics for other in others)]), TEXT)
+        else:
+            page = json_page(200, self._stats(others))
+        client.answer(request, page)
 
     # behind the token
 
@@ -218,6 +245,9 @@ class Surface:
             page = admin.current_table(self._tables.live, request)
         elif path == b"/-/sessions":
             page = admin.sessions(books, request)
+        elif path in (b"/-/accounts", b"/-/sessions") and self.others is not None:
+            self._later(self._of_all(client, request, path))
+            return None
         elif path == b"/-/accounts":
             page = json_page(200, books.accounts.kept())
         elif b"text/event-stream" in (request.header(b"accept") or b""):
