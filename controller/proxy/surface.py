@@ -243,11 +243,11 @@ class Surface:
             page = error_page(405, "Only GET (and PUT of the routes) is possible here", "method_not_allowed")
         elif path == b"/-/routes":
             page = admin.current_table(self._tables.live, request)
-        elif path == b"/-/sessions":
-            page = admin.sessions(books, request)
         elif path in (b"/-/accounts", b"/-/sessions") and self.others is not None:
             self._later(self._of_all(client, request, path))
             return None
+        elif path == b"/-/sessions":
+            page = admin.sessions(books, request)
         elif path == b"/-/accounts":
             page = json_page(200, books.accounts.kept())
         elif b"text/event-stream" in (request.header(b"accept") or b""):
