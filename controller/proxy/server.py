@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,9 @@ from .surface import Surface
 from .table import RouteTable
 from .tables import Tables
 from .visit import Shared
+
+if TYPE_CHECKING:
+    from .otel import Exporter
 
 _IDLE_S = 120.0  # a client that says nothing for so long is not waited for
 _BACKLOG = 4096
@@ -62,6 +65,7 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._chores: list[asyncio.Task[None]] = []
         self._log: AccessLog | None = None
+        self._spans: Exporter | None = None
 
     async def start(self) -> None:
         """Serve; returns when the port is open."""
@@ -121,7 +125,8 @@ class Server:
             from .otel import Exporter
 
             try:
-                books.listeners.append(Exporter(options.otel).add)
+                self._spans = Exporter(options.otel)
+                books.listeners.append(self._spans.add)
             except ImportError as error:
                 raise CannotStart(f"--otel needs the extra packages of turnout[otel]: {error}") from None
 
@@ -153,6 +158,8 @@ class Server:
         self._books.write()
         if self._log is not None:
             self._log.write()
+        if self._spans is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._spans.close)
 
     async def _drain(self) -> None:
         """Idle clients are closed, busy ones get their answers, and after some time the rest is cut off."""
