@@ -217,6 +217,7 @@ class Visit:
     def cancel(self) -> None:
         """The client is gone, so the upstream may stop too. That is nobody's error."""
         if self._open:
+            self._tell_usage()
             self._close()
             self._count("499", error=False, seconds=None)
 
@@ -354,11 +355,15 @@ class Visit:
             code = "died"
         else:
             code = str(failure.status)
-        if self.capture is not None:
-            self.usage = self.capture.usage(self.target.price, self.forward.size)  # what was paid for until here
+        self._tell_usage()
         self._close()
         self._count(code, error=error, seconds=None)
         self._sink.failed(failure)
+
+    def _tell_usage(self) -> None:
+        """What has to be paid for although nobody got it whole."""
+        if self.capture is not None:
+            self.usage = self.capture.usage(self.target.price, self.forward.size)
 
     def _close(self) -> None:
         self._open = False
