@@ -26,7 +26,7 @@ DEFAULT_HEADERS: Mapping[str, str] = {
 class SessionContext:
     """One conversation. The proxy keeps it on one model version and, with affinity, on one replica.
 
-    `headers_config` renames headers: it maps keys of `DEFAULT_HEADERS` to names, as environment.yaml does under `headers`.
+    `headers_config` renames headers: it maps keys of `DEFAULT_HEADERS` to the names that the proxy was told.
     Raises ValueError for an unknown key, and for an id with characters that a header cannot hold.
     """
 

@@ -16,7 +16,7 @@ from .table import Limits, RouteTable
 from .usage import Usage
 
 _MINUTE = 60.0
-_PERIODS_KEPT = 14  # of each account, months and days together more than a year and a week
+_PERIODS_KEPT = 14  # months of each account, and days
 
 
 class Refused(NamedTuple):
@@ -149,7 +149,8 @@ class Account:
                 used.output_tokens += output_tokens
 
     def _begin(self, period: str) -> Used:
-        for old in sorted(self.used)[: max(0, len(self.used) + 1 - _PERIODS_KEPT)]:
+        alike = sorted(known for known in self.used if len(known) == len(period))  # months, or days
+        for old in alike[: max(0, len(alike) + 1 - _PERIODS_KEPT)]:
             del self.used[old]
         used = self.used[period] = Used()
         return used

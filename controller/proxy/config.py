@@ -6,6 +6,7 @@ With a control plane the Gateway kind writes the table; who runs only the proxy 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,30 @@ def _config(raw: bytes, name: str) -> Config:
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{name} is not valid YAML: {error}") from None
     try:
-        return msgspec.convert(content or {}, Config, strict=True)
+        config = msgspec.convert(content or {}, Config, strict=True)
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {error}; allowed at the top are {', '.join(Config.__struct_fields__)}") from None
+    found = list(_surplus(content or {}, config, ""))
+    if found:
+        raise ValueError(f"{name}: {'; '.join(found)}")
+    return config
+
+
+def _surplus(given: Any, understood: Any, where: str) -> Iterator[str]:
+    """Fields that mean nothing. The route table's types let them pass, for newer writers; in a person's file they are mistakes."""
+    if isinstance(understood, msgspec.Struct):
+        fields = understood.__struct_fields__
+        for name, value in given.items():
+            if name in fields:
+                yield from _surplus(value, getattr(understood, name), f"{where}{name}.")
+            else:
+                yield f"{where}{name} is not known; there are {', '.join(fields)}"
+    elif isinstance(understood, dict):
+        for name, value in understood.items():
+            yield from _surplus(given[name], value, f"{where}{name}.")
+    elif isinstance(understood, list):
+        for number, value in enumerate(understood):
+            yield from _surplus(given[number], value, f"{where}{number}.")
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,7 +131,7 @@ def compiled(config: Config) -> RouteTable:
         digest="none",
         routes=routes,
         endpoints=endpoints,
-        clients=config.clients,
+        clients={name: _client(client) for name, client in config.clients.items()},
         headers=config.headers,
         content=config.content,
     )
@@ -131,13 +153,20 @@ def _endpoint(name: str, fields: dict[str, Any], config: Config) -> Endpoint:
         "health": {"path": config.health_check_path, "interval_s": config.health_check_interval},
     }
     try:
-        return msgspec.convert({**defaults, **fields}, Endpoint)
+        endpoint = msgspec.convert({**defaults, **fields}, Endpoint)
+        if found := list(_surplus(fields, endpoint, "")):
+            raise ValueError(f"endpoints.{name}: {'; '.join(found)}")
+        return endpoint
     except msgspec.ValidationError as error:
         raise ValueError(f"endpoints.{name}: {error}") from None
 
 
+def _client(client: Client) -> Client:
+    return msgspec.structs.replace(client, keys=[key.removeprefix("sha256:") for key in client.keys])
+
+
 def _route(name: str, agent: Agent) -> Route:
-    if bool(agent.variants) == bool(agent.model or agent.endpoint):
+    if bool(agent.variants) == bool(agent.model and agent.endpoint):
         raise ValueError(f"agents.{name}: needs either model and endpoint, or variants")
     variants = agent.variants or [
         Variant(name="stable", model=agent.model, version=agent.version, endpoint=agent.endpoint, weight=100.0, price=agent.price)

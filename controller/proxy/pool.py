@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Protocol
@@ -44,8 +43,9 @@ class Pool:
         self._turn = Turn()
         self._ring: Ring | None = None
         self._ready: list[Replica] = []
-        self._trials: deque[Replica] = deque()
-        self._waiting: dict[Waiter, asyncio.TimerHandle] = {}
+        self._trials: list[Replica] = []
+        self._waiting: dict[Waiter, tuple[asyncio.TimerHandle, Sequence[Replica]]] = {}
+        self._letting_in = False
         self.update(endpoint)
 
     def update(self, endpoint: Endpoint) -> None:
@@ -59,7 +59,9 @@ class Pool:
             if replica is None:
                 replica = Replica(url)
                 replica.warming_since = 0.0 if first else monotonic()
-            replica.draining = False
+            if replica.draining:  # named again: what was wrong with it then says nothing about now
+                replica.draining = replica.down = replica.ejected = replica.trial = False
+                replica.failures = replica.ejections = 0
             replicas.append(replica)
         for replica in known.values():
             replica.draining = True
@@ -67,6 +69,7 @@ class Pool:
         for replica in known.values():
             self._close_idle(replica)
         self.replicas = replicas
+        self._trials = [replica for replica in self._trials if replica.trial and not replica.draining]
         self._turn.slow_start_s = endpoint.slow_start_s
         self._choose = STRATEGIES[endpoint.strategy]
         self._ring = Ring(replicas) if endpoint.affinity and len(replicas) > 1 else None
@@ -107,7 +110,7 @@ class Pool:
         queue = self.endpoint.queue
         if len(self._waiting) >= queue.size:
             raise Full
-        self._waiting[waiter] = self._loop.call_later(queue.wait_s, self._in_vain, waiter)
+        self._waiting[waiter] = (self._loop.call_later(queue.wait_s, self._in_vain, waiter), tried)
         return None
 
     def give_back(self, replica: Replica) -> None:
@@ -118,39 +121,45 @@ class Pool:
                 self.leaving.discard(replica)
             elif replica.trial and replica not in self._trials:
                 self._trials.append(replica)  # its trial ended without a verdict
-        if self._waiting:
+        if self._waiting and not self._letting_in:
             self._let_in()
 
     def forget(self, waiter: Waiter) -> None:
         """Its client is gone."""
-        timer = self._waiting.pop(waiter, None)
-        if timer is not None:
-            timer.cancel()
+        waiting = self._waiting.pop(waiter, None)
+        if waiting is not None:
+            waiting[0].cancel()
 
     def _in_vain(self, waiter: Waiter) -> None:
         if self._waiting.pop(waiter, None) is not None:
             waiter.waited_in_vain()
 
     def _let_in(self) -> None:
-        while self._waiting:
-            waiter = next(iter(self._waiting))
-            replica = self._pick(waiter.key, ())
-            if replica is None:
-                return
-            self._waiting.pop(waiter).cancel()
-            replica.in_flight += 1
-            self.in_flight += 1
-            waiter.granted(replica)
+        """In a loop and not one inside the other, however many of them cannot use what they get."""
+        self._letting_in = True
+        try:
+            while self._waiting:
+                waiter, (timer, tried) = next(iter(self._waiting.items()))
+                replica = self._pick(waiter.key, tried)
+                if replica is None:
+                    return
+                del self._waiting[waiter]
+                timer.cancel()
+                replica.in_flight += 1
+                self.in_flight += 1
+                waiter.granted(replica)
+        finally:
+            self._letting_in = False
 
     def _pick(self, key: bytes | None, tried: Sequence[Replica]) -> Replica | None:
         ready = self._ready
         most = self.endpoint.max_in_flight
-        if len(ready) == 1 and not tried and not self._trials:
+        if self._trials and not tried and self.endpoint.retries:
+            trial = self._trial(most)
+            if trial is not None:
+                return trial
+        if len(ready) == 1 and not tried:
             return ready[0] if not most or ready[0].in_flight < most else None
-        while self._trials and not tried and self.endpoint.retries:
-            replica = self._trials.popleft()
-            if replica.trial and not replica.down and not replica.draining:
-                return replica
         allowed: Sequence[Replica] = ready
         if tried:
             allowed = [replica for replica in ready if replica not in tried] or ready
@@ -164,6 +173,14 @@ class Pool:
             return self._ring.choose(key, allowed)
         self._turn.now = monotonic()
         return self._choose(allowed, self._turn)
+
+    def _trial(self, most: int) -> Replica | None:
+        """An ejected replica whose time is over gets one request."""
+        for replica in self._trials:
+            if not replica.down and not (most and replica.in_flight >= most):
+                self._trials.remove(replica)
+                return replica
+        return None
 
     def may_retry(self) -> bool:
         return self.retrying < max(_RETRIES_ALWAYS, _RETRY_SHARE * self.in_flight)
@@ -194,19 +211,28 @@ class Pool:
         seconds = min(self.endpoint.ejection.seconds * 2**replica.ejections, _LONGEST_OUT_S)
         replica.ejected, replica.trial = True, False
         replica.ejections = min(replica.ejections + 1, 16)
+        replica.ejections_ever += 1
+        self._end_trial(replica)
         self.refresh()
-        self._loop.call_later(seconds, self._try_again, replica)
+        self._loop.call_later(seconds, self._try_again, replica, replica.ejections_ever)
 
-    def _try_again(self, replica: Replica) -> None:
-        """Half open: the next request that a retry can save goes there."""
-        if replica.ejected and not replica.draining:
-            replica.trial = True
-            if self.endpoint.retries and not replica.down:
-                self._trials.append(replica)
-            else:
-                self._back(replica)
+    def _try_again(self, replica: Replica, number: int) -> None:
+        """Half open: the next request that a retry can save goes there. `number` = of the ejection whose time is over."""
+        if not replica.ejected or replica.draining or number != replica.ejections_ever:
+            return
+        if not self.endpoint.retries:
+            self._back(replica)
+            return
+        replica.trial = True
+        self._trials.append(replica)
+        self._let_in()
+
+    def _end_trial(self, replica: Replica) -> None:
+        if replica in self._trials:
+            self._trials.remove(replica)
 
     def _back(self, replica: Replica) -> None:
+        self._end_trial(replica)
         replica.ejected = replica.trial = False
         replica.ejections = replica.failures = 0
         replica.warming_since = monotonic() if self.endpoint.slow_start_s else 0.0
@@ -221,6 +247,7 @@ class Pool:
             replica.down, replica.passed = False, 0
             replica.failures = replica.ejections = 0
             replica.ejected = replica.trial = False
+            self._end_trial(replica)
             replica.warming_since = monotonic() if self.endpoint.slow_start_s else 0.0
             self.refresh()
             self._let_in()

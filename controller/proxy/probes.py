@@ -17,7 +17,9 @@ _POLL_TIMEOUT_S = 2.0
 _MOST_BYTES = 4 << 20
 _TICK_S = 0.25
 _GAUGE = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|gpu_cache_usage_perc)(?:\{[^}\n]*\})?[ \t]+(\S+)", re.M
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|gpu_cache_usage_perc)"
+    rb"""(?:\{(?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*\})?[ \t]+(\S+)""",
+    re.MULTILINE,
 )
 
 

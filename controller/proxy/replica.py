@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 _TOKEN_SHARE = 0.1  # of the newest answer in the mean time per token
 _DECAY_S = 10.0  # how fast a peak of the first-byte time is forgotten
+_FORGET_S = 30.0  # how fast the time per token of a replica without answers is forgotten
 _COLDEST = 0.1  # the share of its work that a replica gets when its slow start begins
 STALE_S = 5.0  # polled load that is older is not believed
 
@@ -30,6 +31,7 @@ class Replica:
         "draining",
         "ejected",
         "ejections",
+        "ejections_ever",
         "failed",
         "failures",
         "first_byte_s",
@@ -72,6 +74,7 @@ class Replica:
         self.passed = 0  # active checks in a row with the same result
         self.ejected = False  # said by the requests
         self.ejections = 0  # in a row
+        self.ejections_ever = 0
         self.trial = False  # ejected, and being tried again
         self.failures = 0  # requests in a row that failed
         self.warming_since = 0.0
@@ -109,9 +112,20 @@ class Replica:
         else:
             kept = math.exp((self.measured_at - now) / _DECAY_S)
             self.first_byte_s = self.first_byte_s * kept + first_byte_s * (1 - kept)
-        self.measured_at = now
         sample = total_s / tokens if tokens > 0 else total_s
-        self.token_s = sample if self.token_s == 0.0 else self.token_s + _TOKEN_SHARE * (sample - self.token_s)
+        share = max(_TOKEN_SHARE, 1 - math.exp((self.measured_at - now) / _FORGET_S))  # after a silence the newest counts most
+        self.token_s = sample if self.token_s == 0.0 else self.token_s + share * (sample - self.token_s)
+        self.measured_at = now
+
+    def first_byte(self, now: float) -> float:
+        """The expected time to the first byte; what is long ago fades, so that a replica that was slow is tried again."""
+        return self.first_byte_s * math.exp((self.measured_at - now) / _DECAY_S)
+
+    def token(self, now: float, fastest: float) -> float:
+        """The expected seconds per token; what is long ago fades towards what the fastest needs."""
+        if self.token_s == 0.0:
+            return fastest
+        return fastest + (self.token_s - fastest) * math.exp((self.measured_at - now) / _FORGET_S)
 
     def load(self, now: float) -> float:
         """Requests at work there with the next one: our own, and what others sent as far as a fresh poll tells."""

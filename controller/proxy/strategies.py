@@ -50,10 +50,15 @@ def least_connections(replicas: Sequence[Replica], turn: Turn) -> Replica:
 
 def least_latency(replicas: Sequence[Replica], turn: Turn) -> Replica:
     """Peak EWMA: the time to the first byte times what is in flight. One that is not known counts as the fastest."""
-    fastest = _smallest([each.first_byte_s for each in replicas])
+    now = turn.now
+    times = [each.first_byte(now) for each in replicas]
+    fastest = _smallest(times)
     return _least(
         replicas,
-        [(each.in_flight + 1) * (each.first_byte_s or fastest) / each.warmth(turn.now, turn.slow_start_s) for each in replicas],
+        [
+            (each.in_flight + 1) * (time or fastest) / each.warmth(now, turn.slow_start_s)
+            for each, time in zip(replicas, times, strict=True)
+        ],
     )
 
 
@@ -61,7 +66,7 @@ def least_load(replicas: Sequence[Replica], turn: Turn) -> Replica:
     """load x seconds per token x pressure on the KV cache, where load = in flight + max(0, polled - in flight then) + 1."""
     now, fastest = turn.now, _smallest([each.token_s for each in replicas])
     costs = [
-        each.load(now) * (each.token_s or fastest) * each.pressure(now) / each.warmth(now, turn.slow_start_s) for each in replicas
+        each.load(now) * each.token(now, fastest) * each.pressure(now) / each.warmth(now, turn.slow_start_s) for each in replicas
     ]
     return _least(replicas, costs)
 

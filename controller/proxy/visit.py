@@ -233,7 +233,7 @@ class Visit:
     def look_at_the_time(self, now: float) -> None:
         endpoint = self._endpoint
         if endpoint.total_s and now - self.asked_at > endpoint.total_s:
-            self._too_long(f"{self._name()} took longer than {endpoint.total_s:g} s")
+            self._too_long(f"{self._name()} took longer than {endpoint.total_s:g} s", elsewhere=False)
         elif self._connection is None:
             return  # it waits for a replica, for a connection or for the next try; each has a limit of its own
         elif not self.status and endpoint.first_byte_s and now - self.sent_at > endpoint.first_byte_s:
@@ -245,8 +245,9 @@ class Visit:
                 self._judge(well=False)
             self._too_long(f"{self._name()} was silent for {endpoint.timeout_s:g} s")
 
-    def _too_long(self, text: str) -> None:
-        self._fail(Failure(504, "endpoint_timeout", text, elsewhere=False), error=not self._sink.paused)
+    def _too_long(self, text: str, *, elsewhere: bool = True) -> None:
+        """Who has not answered at all may be replaced by a fallback; the time of the whole request is over for those too."""
+        self._fail(Failure(504, "endpoint_timeout", text, elsewhere=elsewhere), error=not self._sink.paused)
 
     # the connection's Reply
 
