@@ -117,9 +117,11 @@ class Replica:
         self.token_s = sample if self.token_s == 0.0 else self.token_s + share * (sample - self.token_s)
         self.measured_at = now
 
-    def first_byte(self, now: float) -> float:
-        """The expected time to the first byte; what is long ago fades, so that a replica that was slow is tried again."""
-        return self.first_byte_s * math.exp((self.measured_at - now) / _DECAY_S)
+    def first_byte(self, now: float, fastest: float) -> float:
+        """The expected time to the first byte; what is long ago fades towards what the fastest needs, so that it is tried."""
+        if self.first_byte_s == 0.0:
+            return fastest
+        return fastest + (self.first_byte_s - fastest) * math.exp((self.measured_at - now) / _DECAY_S)
 
     def token(self, now: float, fastest: float) -> float:
         """The expected seconds per token; what is long ago fades towards what the fastest needs."""

@@ -50,15 +50,10 @@ def least_connections(replicas: Sequence[Replica], turn: Turn) -> Replica:
 
 def least_latency(replicas: Sequence[Replica], turn: Turn) -> Replica:
     """Peak EWMA: the time to the first byte times what is in flight. One that is not known counts as the fastest."""
-    now = turn.now
-    times = [each.first_byte(now) for each in replicas]
-    fastest = _smallest(times)
+    now, fastest = turn.now, _smallest([each.first_byte_s for each in replicas])
     return _least(
         replicas,
-        [
-            (each.in_flight + 1) * (time or fastest) / each.warmth(now, turn.slow_start_s)
-            for each, time in zip(replicas, times, strict=True)
-        ],
+        [(each.in_flight + 1) * each.first_byte(now, fastest) / each.warmth(now, turn.slow_start_s) for each in replicas],
     )
 
 
