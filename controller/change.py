@@ -47,7 +47,7 @@ class Wait:
     """Why a change does not go now. `code` and `on` identify it; `reason` may carry numbers and never counts.
 
     Codes: Reference, Exclusive, Invalid, Approval, Budget, Brake, Denied, Blind, Named, Inconclusive, Held, Failed, Retry,
-    Unknown. Those that hold nothing up: Quarantined, FrozenEdit, JudgedBad, Blind of a part.
+    Unknown. Those that hold nothing up: Quarantined, FrozenEdit, JudgedBad, Unserved, Unsupported, Refused, Blind of a part.
     """
 
     code: str

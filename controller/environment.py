@@ -194,6 +194,27 @@ class ProxyAddress(Spec):
     )
 
 
+class HaproxyAddress(Spec):
+    """An HAProxy that this environment drives: where its process is asked what it serves and has counted."""
+
+    socket: Text = Field(
+        title="Socket",
+        description="Its runtime socket (`stats socket`), made by the configuration that Turnout writes.",
+        pattern=r"^/[A-Za-z0-9_./-]+$",
+        max_length=90,
+        examples=["/run/haproxy/turnout.sock"],
+    )
+    master_socket: Text | None = Field(
+        None,
+        alias="masterSocket",
+        title="Master socket",
+        description="That of its master process (`haproxy -W -S PATH`), by which it is reloaded.",
+        pattern=r"^/[A-Za-z0-9_./-]+$",
+        max_length=90,
+        examples=["/run/haproxy/master.sock"],
+    )
+
+
 class Author(Spec):
     """Who the controller's commits are from."""
 
@@ -282,6 +303,12 @@ class EnvironmentSpec(Spec):
     )
     proxies: dict[str, ProxyAddress] = Field(
         {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]
+    )
+    haproxies: dict[str, HaproxyAddress] = Field(
+        {},
+        title="HAProxies",
+        description="HAProxy processes by name.",
+        examples=[{"edge": {"socket": "/run/haproxy/turnout.sock"}}],
     )
     clients: dict[str, ApiClient] = Field(
         {}, title="Clients", description="Who may use the proxies; none = everybody.", examples=[{"ci": {"keys": []}}]

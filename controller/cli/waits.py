@@ -26,10 +26,13 @@ ADVICE = {
     "Named": "remove its name from the files that still have it",
     "Quarantined": "correct the file and commit; until then its last good form counts",
     "Reference": "commit what it names, or correct the name",
+    "Refused": "see the status of the HTTPRoute; its Gateway or its Services have to change",
     "Retry": "nothing: it is tried again by itself",
     "Unknown": "look for what the reason names; it goes on when it can be found",
+    "Unserved": "do what the reason says, or take that target out of the gateway",
+    "Unsupported": "nothing, if that target may do without",
 }
-BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "JudgedBad", "Retry"})
+BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "JudgedBad", "Retry", "Unsupported"})
 """Waits that end without a person."""
 
 

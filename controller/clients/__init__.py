@@ -9,6 +9,8 @@ from typing import Any
 DOORS: Mapping[str, tuple[str, str]] = {
     "gateway": ("controller.clients.gateway", "connect"),
     "files": ("controller.clients.files", "Files"),
+    "haproxy": ("controller.clients.haproxy", "Haproxies"),
+    "kubernetes": ("controller.clients.kubernetes", "Kubernetes"),
     "reload": ("controller.clients.reload", "Reload"),
 }
 """Name of a door -> the module and the callable that opens it with (settings)."""

@@ -19,27 +19,33 @@ class Files:
 
     def digest(self, path: str) -> str | None:
         """Of the text that is there; None when there is no such file. Raises Temporary."""
+        text = self.read(path)
+        return None if text is None else digest(text)
+
+    def read(self, path: str) -> str | None:
+        """The text that is there; None when there is no such file. Raises Temporary."""
         try:
-            return digest((self.data / path).read_text())
+            return (self.data / path).read_text()
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
             raise Temporary(f"{path} cannot be read: {error}") from error
 
-    def write(self, path: str, text: str) -> str:
+    def write(self, path: str, text: str, *, backup: bool = True) -> str:
         """Replaces a file atomically; returns the path of the backup of what was there, or nothing. Raises Temporary."""
         target = self.data / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            backup = ""
+            kept = ""
             mode = 0o644
             if target.exists():
                 old = target.read_bytes()
                 mode = target.stat().st_mode & 0o777
-                backup = f"{target}.{digest(old.decode(errors='replace'))[:8]}.bak"
-                _replace(Path(backup), old, mode)
+                kept = f"{target}.{digest(old.decode(errors='replace'))[:8]}.bak" if backup else ""
+            if kept:
+                _replace(Path(kept), old, mode)
             _replace(target, text.encode(), mode)
-            return backup
+            return kept
         except OSError as error:
             raise Temporary(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -11,12 +11,15 @@ from controller.address import Address
 from controller.change import Action, Change, Wait
 from controller.document_edit import dump
 from controller.errors import listed, nearest
-from controller.kind import Reference, Refs, Situation, Unknown
+from controller.kind import Observed, Reference, Refs, Situation, Unknown
+from controller.kinds.gateway import targets
 from controller.kinds.gateway.spec import GatewaySpec, GatewayState
 from controller.resource import digest
 
 BLIND_AGAIN_SECONDS = 2.0
 TARGET = ("model", "endpoint", "version")
+SEEN = ("proxies", *targets.PARTS)
+"""Parts of the state with targets that may be out of sight; they are known as `main`, `haproxy edge`, `httpRoutes cluster`."""
 
 
 def references(spec: GatewaySpec) -> Iterable[Reference]:
@@ -34,20 +37,26 @@ def plan(situation: Situation[GatewaySpec, GatewayState]) -> Change:
     table = render(situation.refs, (past.after or {}).get("endpoints", {}))
     files = {target.path: content(target.format, table) for target in spec.files}
     listening = [name for name in spec.proxies if name in situation.refs.environment.get("proxies", {})]
+    words, name = spoken(table["routes"]), situation.desired.address.name
+    others = targets.render(spec, name, table, words, _endpoints(situation.refs), situation.refs.environment)
     after = {
-        "routes": spoken(table["routes"]),
+        "routes": words,
         "endpoints": table["endpoints"],
         "proxies": dict.fromkeys(listening, digest(table)),
         "files": {path: digest(text) for path, text in files.items()},
+        **others.after,
     }
-    conditions = (*_problems(spec, situation.refs), *_blindness(unseen))
+    signals = situation.observed.signals if isinstance(situation.observed, Observed) else None
+    problems = [*_problems(spec, situation.refs), *others.conditions, *targets.refused(signals or {})]
+    conditions = (*problems, *_blindness(unseen))
     again = situation.now + timedelta(seconds=BLIND_AGAIN_SECONDS) if unseen else None
     if known is not None and _same(known, after):
         told = f"; {', '.join(unseen)} cannot be seen" if unseen else ""
         reason = f"serves {len(after['routes'])} routes, as git says{told}"
         return Change(Action.NOOP, reason, before=known, after=known, conditions=conditions, again=again)
     reason = _reason(known, past.after, after, past.spec_digest == situation.desired.spec_digest)
-    payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {})}
+    seen = {part: (known or {}).get(part, {}) for part in targets.PARTS}
+    payload = {"table": table, "files": files, "seen": (known or {}).get("proxies", {}), **others.payload, "before": seen}
     action = Action.CREATE if not past.exists else Action.UPDATE
     urgent = known is not None and _is_way_back(known, after, situation.refs)
     return Change(action, reason, before=known, after=after, payload=payload, conditions=conditions, again=again, urgent=urgent)
@@ -57,20 +66,26 @@ def _known(situation: Situation[GatewaySpec, GatewayState]) -> tuple[Mapping[str
     """What is there; a proxy that cannot be seen is believed to serve what it was left with. And which those are, and why."""
     observed, last = situation.observed, situation.past.after
     if isinstance(observed, Unknown):
-        names = (last or {}).get("proxies", {}) or {"everything": ""}
+        names = [label(part, name) for part in SEEN for name in (last or {}).get(part, {})] or ["everything"]
         return last, dict.fromkeys(names, observed.reason)
     if observed is None or observed.state is None:
         return None, {}
     unseen = (observed.signals or {}).get("unseen", {})
     state = observed.state.full()
-    before = (last or {}).get("proxies", {})
-    state["proxies"] = {name: before.get(name, "") if name in unseen else found for name, found in state["proxies"].items()}
+    for part in SEEN:
+        before = (last or {}).get(part, {})
+        state[part] = {name: before.get(name, "") if label(part, name) in unseen else found for name, found in state[part].items()}
     return state, unseen
+
+
+def label(part: str, name: str) -> str:
+    """A target as it is called in conditions."""
+    return name if part == "proxies" else f"{part} {name}"
 
 
 def _same(known: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether every target has what it should; `endpoints` follow from the digests."""
-    return all(known.get(part, {}) == after[part] for part in ("routes", "proxies", "files"))
+    return all(known.get(part, {}) == after.get(part, {}) for part in ("routes", "files", *SEEN))
 
 
 def _blindness(unseen: Mapping[str, str]) -> Iterable[Wait]:
@@ -120,10 +135,13 @@ def _reason(known: Mapping[str, Any] | None, last: Mapping[str, Any] | None, aft
     moved = _moved(known, after)
     if last == after and same_spec:
         found = known or {}
-        targets = [
-            name for part in ("proxies", "files") for name in after[part] if found.get(part, {}).get(name) != after[part][name]
+        strayed = [
+            label(part, name) if part != "files" else name
+            for part in ("proxies", "files", *targets.PARTS)
+            for name in after.get(part, {})
+            if found.get(part, {}).get(name) != after[part][name]
         ]
-        return f"drift: {listed(targets, 3)} is not as it was left; written again"
+        return f"drift: {listed(strayed, 3)} is not as it was left; written again"
     if not moved:
         return "targets are brought up to date"
     first = after["routes"].get(moved[0])
@@ -243,6 +261,11 @@ _HEADERS: Names = {
     "pre": ("pre", "X-Timing-Pre-Ms"),
     "post": ("post", "X-Timing-Post-Ms"),
 }
+
+
+def _endpoints(refs: Refs) -> dict[str, Any]:
+    """All of the environment, whether a route goes there or not: targets whose structure they are need no reload for a rollout."""
+    return {name: _endpoint(each) for name, each in refs.environment.get("endpoints", {}).items()}
 
 
 def _endpoint(settings: Mapping[str, Any]) -> dict[str, Any]:

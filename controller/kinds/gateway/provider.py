@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ from controller.address import Address
 from controller.change import Action, Change
 from controller.errors import Permanent, Temporary
 from controller.kind import Clients, Known, Observed, Outcome, Report, Unknown
-from controller.kinds.gateway.plan import spoken
+from controller.kinds.gateway.elsewhere import Elsewhere
+from controller.kinds.gateway.plan import label, spoken
 from controller.kinds.gateway.spec import FileTarget, GatewaySpec, GatewayState
 from controller.pool import SerialPool, side_by_side
 from controller.resource import digest
@@ -23,6 +24,7 @@ class GatewayProvider:
 
     def __init__(self, clients: Clients) -> None:
         self.gateways, self.files, self.reload = clients.open("gateway"), clients.open("files"), clients.open("reload")
+        self.elsewhere = Elsewhere(clients)
 
     def observe(self, known: Sequence[Known[GatewaySpec]]) -> Mapping[Address, Observed[GatewayState] | Unknown]:
         seen: dict[Address, Observed[GatewayState] | Unknown] = {}
@@ -56,10 +58,27 @@ class GatewayProvider:
             if table is not None:
                 routes, endpoints = spoken(table["routes"]), table.get("endpoints", {})
         files = {target.path: self.files.digest(target.path) for target in spec.files}
-        if not one.past.exists and not unseen and not any(proxies.values()) and not any(files.values()):
+        others, refused = self._others(one, spec, unseen)
+        if not one.past.exists and not unseen and not any(proxies.values()) and not any(files.values()) and not others:
             return None
-        state = GatewayState(routes=dict(routes), endpoints=dict(endpoints), proxies=proxies, files=files)
-        return Observed(state, {"unseen": unseen} if unseen else None)
+        found = {"routes": dict(routes), "endpoints": dict(endpoints), "proxies": proxies, "files": files, **others}
+        signals = {**({"unseen": unseen} if unseen else {}), **({"refused": refused} if refused else {})}
+        return Observed(GatewayState.model_validate(found), signals or None)
+
+    def _others(
+        self, one: Known[GatewaySpec], spec: GatewaySpec, unseen: dict[str, str]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+        """By part of the state; what cannot be seen is None there and named in `unseen`. And what is said against our routes."""
+        questions = self.elsewhere.questions(spec, one.address.name)
+        parts: dict[str, dict[str, Any]] = {}
+        refused: dict[str, list[str]] = {}
+        for (part, name), sight in zip(questions, side_by_side(list(questions.values()), CALL_SECONDS), strict=True):
+            if isinstance(sight, BaseException):
+                parts.setdefault(part, {})[name], unseen[label(part, name)] = None, str(sight)
+                continue
+            parts.setdefault(part, {})[name] = sight.value
+            refused.update(sight.refused)
+        return parts, refused
 
     def apply(self, change: Change, report: Report) -> Outcome:
         if change.action is Action.DELETE:
@@ -68,7 +87,10 @@ class GatewayProvider:
         notes: dict[str, str] = {}
         wanted = (change.after or {}).get("proxies", {})
         spec = GatewaySpec.model_validate(change.written, strict=False)
-        calls = [partial(self._put, name, payload) for name, told in wanted.items() if payload["seen"].get(name) != told]
+        calls: list[Callable[[], None]] = [
+            partial(self._put, name, payload) for name, told in wanted.items() if payload["seen"].get(name) != told
+        ]
+        calls += self.elsewhere.calls(spec, payload, notes)
         results = side_by_side(calls, CALL_SECONDS)
         results += SerialPool().run([partial(self._write, each, payload["files"][each.path], notes) for each in spec.files])
         faults = [str(result) for result in results if isinstance(result, BaseException) and not isinstance(result, Permanent)]

@@ -21,11 +21,11 @@ class RolloutProvider:
     """Brings signals only: a rollout is declared, nothing of it is applied here."""
 
     def __init__(self, clients: Clients) -> None:
-        self.gateways = clients.open("gateway")
+        self.gateways, self.haproxies = clients.open("gateway"), clients.open("haproxy")
 
     def observe(self, known: Sequence[Known[RolloutSpec]]) -> Mapping[Address, Observed[RolloutState] | Unknown]:
-        names = self.gateways.names()
-        answers = side_by_side([partial(self.gateways.stats, name) for name in names], CALL_SECONDS)
+        doors = (self.gateways, self.haproxies)
+        answers = side_by_side([partial(door.stats, name) for door in doors for name in door.names()], CALL_SECONDS)
         figures = [answer for answer in answers if not isinstance(answer, BaseException)]
         faults = [str(answer) for answer in answers if isinstance(answer, BaseException)]
         if not figures:
