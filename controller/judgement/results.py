@@ -8,6 +8,7 @@ the way out and in. Why the raw answers are kept: a verdict must be made again, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import msgspec
 Side = Literal["candidate", "baseline"]
 SIDES: tuple[Side, Side] = ("candidate", "baseline")
 CRITERIA = ("accuracy", "completeness", "integration")  # what a judge marks
+MEASURE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 WEIGHTS: dict[str, float] = {"accuracy": 30, "completeness": 25, "efficiency": 20, "latency": 15, "integration": 10}
 
 
@@ -79,6 +81,7 @@ class Scoring(msgspec.Struct, frozen=True, omit_defaults=True):
     cost_reference: float | None = None
 
     def __post_init__(self) -> None:
+        named("weights", self.weights)
         bad = [name for name, weight in self.weights.items() if not (math.isfinite(weight) and 0 <= weight <= 100)]
         if bad:
             raise ValueError(f"weights: {', '.join(sorted(bad))} must be a percentage from 0 to 100")
@@ -94,6 +97,15 @@ class Scoring(msgspec.Struct, frozen=True, omit_defaults=True):
         unknown = sorted(set(self.measures.values()) - set(self.weights))
         if unknown:
             raise ValueError(f"measures: no weight for {', '.join(unknown)}: allowed are {', '.join(sorted(self.weights))}")
+
+
+def named(field: str, names: Iterable[str]) -> None:
+    """Measures appear in tables, sentences and plots: their names are plain. Raises ValueError."""
+    bad = sorted(name for name in names if not MEASURE.fullmatch(name))
+    if bad:
+        raise ValueError(
+            f"{field}: {bad[0][:80]!r} is no name of a measure: allowed are a-z, 0-9 and _, first a letter, at most 40 characters"
+        )
 
 
 class Pair(msgspec.Struct, frozen=True):

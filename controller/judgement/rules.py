@@ -10,6 +10,8 @@ import math
 
 import msgspec
 
+from controller.judgement.results import named
+
 RELATIVE = ("latency_p50", "latency_p95", "cost_per_request", "cost_per_1k_tokens")  # lower is better, compared as a ratio
 GAINS: dict[str, float] = {"score": 0.02}
 KEEP: dict[str, float] = {"accuracy": 0.03, "success_rate": 0.02}
@@ -44,6 +46,7 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True):
         for name in ("judge_disagrees", "judge_contradicts", "missing", "failing"):
             _share(name, getattr(self, name), 0, 1)
         for field in ("gains", "keep", "watch"):
+            named(field, getattr(self, field))
             for name, value in getattr(self, field).items():
                 _share(f"{field}.{name}", value, 0, 10)
         if not self.gains:

@@ -43,7 +43,7 @@ from controller.judgement.results import Answer, Judged, Scoring
 from controller.judgement.rules import Rules
 from controller.judgement.scores import SCORE, Measured, measure
 from controller.judgement.statistics import MOST
-from controller.judgement.words import change, figure, label, listed, p_value, share
+from controller.judgement.words import change, figure, label, listed, p_value, share, span
 
 Word = Literal["deploy", "deploy_canary", "needs_review", "reject", "not_enough_data"]
 
@@ -189,15 +189,15 @@ def _of_gain(e: Evidence) -> str:
     if e.low is None or e.high is None:
         return f"{head}, without an interval."
     tail = {"better": "better beyond chance", "worse": "worse beyond chance"}.get(e.state, "chance explains it")
-    return f"{head} (interval {change(e.low, e.relative)} to {change(e.high, e.relative)}, {p_value(e.p_corrected)}): {tail}."
+    return f"{head} (interval {span(e.low, e.high, e.relative)}, {p_value(e.p_corrected)}): {tail}."
 
 
 def _beyond(e: Evidence) -> str:
     if e.low is None or e.high is None:
         return f"{label(e.measure).capitalize()} {figure(e.candidate)} against {figure(e.baseline)}: worse without bound."
     return (
-        f"{label(e.measure).capitalize()} is worse: {change(e.difference, e.relative)}, interval {change(e.low, e.relative)} to"
-        f" {change(e.high, e.relative)}; allowed is {_allowed(e)}."
+        f"{label(e.measure).capitalize()} is worse: {change(e.difference, e.relative)},"
+        f" interval {span(e.low, e.high, e.relative)}; allowed is {_allowed(e)}."
     )
 
 
@@ -216,7 +216,7 @@ def _unclear(e: Evidence) -> str:
 def _range(e: Evidence) -> str:
     if e.low is None or e.high is None:
         return "no interval"
-    return f"interval {change(e.low, e.relative)} to {change(e.high, e.relative)}"
+    return f"interval {span(e.low, e.high, e.relative)}"
 
 
 def _allowed(e: Evidence) -> str:

@@ -44,6 +44,13 @@ def change(value: float | None, relative: bool) -> str:
     return f"{'+0.0' if shown == '-0.0' else shown} {'%' if relative else 'points'}"
 
 
+def span(low: float | None, high: float | None, relative: bool) -> str:
+    """`-1.0 to +6.0 points`, or nothing."""
+    if low is None or high is None:
+        return ""
+    return f"{change(low, relative).split()[0]} to {change(high, relative)}"
+
+
 def measured_as(measure: str, value: float) -> str:
     """A side's figure with its unit."""
     unit = UNITS.get(measure)
