@@ -1,11 +1,11 @@
-"""`python -m benchmarks [passes] [log] [switch] [idle]`; without names, all of them."""
+"""`python -m benchmarks [passes] [log] [switch] [idle] [judgement]`; without names, all of them."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-ALL = ("passes", "log", "switch", "idle")
+ALL = ("passes", "log", "switch", "idle", "judgement")
 
 
 def main() -> int:

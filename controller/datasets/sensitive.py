@@ -153,7 +153,7 @@ def found(text: str) -> list[tuple[str, Severity]]:
 
 def scan(row: Any) -> list[Hit]:
     """Every text of a row, keys and metadata too, with its place."""
-    return [Hit(field, kind, severity) for field, text in texts(row) for kind, severity in found(text)]
+    return [Hit(hidden(field), kind, severity) for field, text in texts(row) for kind, severity in found(text)]
 
 
 def hidden(text: str) -> str:

@@ -235,7 +235,7 @@ def _overlap(training: Sequence[Row], evaluation: Sequence[Row]) -> list[Finding
     both = [(row.number, seen[key]) for row in evaluation if (key := row.key()) in seen]
     if not both:
         return []
-    message = f"{_of(len(both), evaluation)} in the evaluation set asked in the training set too"
+    message = f"{len(both)} of {_rows(len(evaluation))} of the evaluation set: the training set asks the same"
     advice = "remove them from the training set: an evaluation on what was trained says nothing"
     places = tuple(f"evaluation row {row} as training row {first}" for row, first in both[:PLACES])
     return [Finding("Overlap", "stop", message, advice, len(both), places)]

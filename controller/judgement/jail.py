@@ -37,15 +37,18 @@ def main() -> None:
     if shut["namespaces"]:
         shut["files"] = hidden(job["hide"], job["keep"])
     if not all(shut.values()) and not job["weak"]:
-        send(job, {"shut": shut, "refused": True})
+        send(job, {"shut": shut, "refused": "isolation"})
         return
     if shut["namespaces"]:
         supervised()
     LIBC.prctl(38, 1, 0, 0, 0)  # no new privileges
     work = "/tmp" if shut["files"] else job["work"]
     shut["landlock"] = landlocked(job["keep"], work)
-    send(job, {"shut": shut, "refused": False})
     dropped(root)
+    if not os.access(os.__file__, os.R_OK):
+        send(job, {"shut": shut, "refused": "interpreter"})
+        os._exit(0)
+    send(job, {"shut": shut, "refused": ""})
     limited(job)
     os.chdir(work)
     null = os.open("/dev/null", os.O_RDWR)

@@ -40,6 +40,11 @@ import msgspec
 
 OUTPUT = 64_000  # bytes of standard output and error that are kept; ten times as many end the run
 RESULT = 64_000
+REFUSED = {
+    "isolation": "nothing here isolates the code (no namespaces: a container without them, or an old kernel); run it elsewhere,"
+    " or set weak_sandbox for code that you trust",
+    "interpreter": f"user nobody cannot read the interpreter in {sys.base_prefix}; use one that all may read, or another user",
+}
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -195,11 +200,7 @@ def _read(messages: Messages, output: str, ended: str, limits: Limits) -> Ran:
         return Ran(not_run=f"the sandbox did not start: {output.strip()[-300:] or 'it said nothing'}")
     shut = tuple(sorted(name for name, done in messages[0]["shut"].items() if done))
     if messages[0]["refused"]:
-        return Ran(
-            not_run="nothing here isolates the code (no namespaces: a container without them, or an old kernel); run it elsewhere,"
-            " or set weak_sandbox for code that you trust",
-            shut=shut,
-        )
+        return Ran(not_run=REFUSED.get(str(messages[0]["refused"]), "the sandbox refused"), shut=shut)
     if len(messages) < 2:
         slow = f"no result after {limits.seconds:g} s"
         why = {"time": slow, "output": f"it wrote more than {10 * OUTPUT} bytes"}.get(
