@@ -162,6 +162,8 @@ def _needed(column: Column, evidence: Evidence, interval: Interval, rules: Rules
     if evidence.limit is None:
         return None
     if evidence.role != "gain":
+        if not any(column.differences) and 0 < evidence.limit < 1:
+            return examples_for_mean(0, evidence.limit, alpha=rules.alpha)
         return _to_rule_out(evidence.limit, interval, evidence.n, rules)
     alpha = rules.alpha / len(rules.gains)
     if not column.pass_fail:

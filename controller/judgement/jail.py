@@ -26,33 +26,35 @@ NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000
 NOBODY = 65534
 READ = 0b1101  # Landlock: execute, read a file, read a directory
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-HIDDEN = ("/root", "/home", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm", "/mnt", "/media", "/srv", "/proc", "/sys")
+HIDDEN = ("/root", "/home", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm", "/mnt", "/media", "/srv")
+READONLY, NOSUID, NODEV, NOEXEC, REMOUNT, NOATIME, BIND, RECURSIVE, PRIVATE, RELATIME = (
+    1 << bit for bit in (0, 1, 2, 3, 5, 10, 12, 14, 18, 21)
+)
 
 
 def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
-    shut = {"namespaces": False, "files": False}
     root = os.geteuid() == 0
-    shut["namespaces"] = unshared(root)
+    shut = {"namespaces": unshared(root), "files": False, "landlock": False}
     if shut["namespaces"]:
-        shut["files"] = hidden(job["hide"], job["keep"])
-    if not all(shut.values()) and not job["weak"]:
-        send(job, {"shut": shut, "refused": "isolation"})
-        return
-    if shut["namespaces"]:
+        shut["files"] = hidden(job["keep"])
         supervised()
     LIBC.prctl(38, 1, 0, 0, 0)  # no new privileges
     work = "/tmp" if shut["files"] else job["work"]
     shut["landlock"] = landlocked(job["keep"], work)
     dropped(root)
+    refused = "isolation" if not all(shut.values()) and not job["weak"] else ""
     if not os.access(os.__file__, os.R_OK):
-        send(job, {"shut": shut, "refused": "interpreter"})
+        refused = refused or "interpreter"
+    send(job, {"shut": shut, "refused": refused})
+    if refused:
         os._exit(0)
-    send(job, {"shut": shut, "refused": ""})
-    limited(job)
     os.chdir(work)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
+    os.closerange(3, job["fd"])
+    os.closerange(job["fd"] + 1, 4096)
+    limited(job)
     result = tested(job["code"], job["tests"], job["libraries"])
     sys.stdout.flush()
     send(job, {"nonce": job["nonce"], **result})
@@ -83,28 +85,29 @@ def unshared(root: bool) -> bool:
     return True
 
 
-def hidden(hide: list[str], keep: list[str]) -> bool:
-    """Empty file systems over HIDDEN and `hide`; what Python needs of it (`keep`) is put back read-only."""
-    private, bind, readonly = 1 << 14 | 1 << 18, 1 << 12 | 1 << 14, 1 << 5 | 1 << 12 | 1
-    if mounted(None, "/", None, private):
+def hidden(keep: list[str]) -> bool:
+    """Empty file systems over HIDDEN; what Python needs of it (`keep`) is put back read-only. /proc goes last: it names the
+    held folders.
+    """
+    if mounted(None, "/", None, PRIVATE | RECURSIVE):
         return False
-    places = sorted({path for path in (*HIDDEN, *hide) if os.path.isdir(path) and not os.path.islink(path) and path != "/"})
-    places = [path for path in places if not any(path.startswith(f"{kept}/") for kept in keep)]
-    buried = [path for path in keep if any(f"{path}/".startswith(f"{place}/") for place in places)]
+    places = sorted({os.path.realpath(path) for path in HIDDEN if os.path.isdir(path)} - set(keep))
+    buried = [path for path in keep if any(path.startswith(f"{place}/") for place in places)]
     held = [os.open(path, os.O_PATH) for path in buried]
     for place in places:
-        if os.path.isdir(place) and mounted(
-            "tmpfs", place, "tmpfs", 2 | 4, b"size=64m,mode=1777" if place == "/tmp" else b"size=1m,mode=755"
-        ):
+        size = b"size=64m,mode=1777" if place == "/tmp" else b"size=1m,mode=755"
+        if os.path.isdir(place) and mounted("tmpfs", place, "tmpfs", NOSUID | NODEV, size):
             return False
-    if any(place == "/proc" for place in places) and held:
-        mounted("proc", "/proc", "proc", 2 | 4 | 8)  # names the held directories, for a moment
     for path, fd in zip(buried, held, strict=True):
         os.makedirs(path, exist_ok=True)
-        if mounted(f"/proc/self/fd/{fd}", path, None, bind):
+        if mounted(f"/proc/self/fd/{fd}", path, None, BIND | RECURSIVE):
             return False
-        mounted(None, path, None, readonly | 1 << 14)
-    return True
+        os.close(fd)  # a way round everything above, were it left open
+        flags = os.statvfs(path).f_flag
+        kept = flags & (NOSUID | NODEV | NOEXEC | NOATIME) | (RELATIME if flags & 4096 else 0)  # the kernel refuses to drop these
+        if mounted(None, path, None, REMOUNT | BIND | READONLY | kept):
+            return False
+    return not any(mounted("tmpfs", place, "tmpfs", NOSUID | NODEV, b"size=4k,mode=555") for place in ("/proc", "/sys"))
 
 
 def mounted(source: str | None, target: str, kind: str | None, flags: int, data: bytes | None = None) -> int:

@@ -92,7 +92,8 @@ def _changes(record: Record) -> str:
 def _change(word: str, row: Changed, inputs: dict[str, object]) -> str:
     asked = " ".join(str(value) for value in inputs.values())
     question = f": {code_span(asked, 100)}" if asked.strip() else ""
-    return f"- {word}, {share(row.baseline)} to {share(row.candidate)}: {code_span(row.example, 60)}{question}"
+    how = "" if {row.baseline, row.candidate} == {0.0, 1.0} else f", {share(row.baseline)} to {share(row.candidate)}"
+    return f"- {word}{how}: {code_span(row.example, 60)}{question}"
 
 
 def _how(record: Record) -> str:

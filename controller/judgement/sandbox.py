@@ -3,16 +3,16 @@
 Place in the flow: behind the `code` evaluator. `jail` is the program inside; this side starts it, bounds its time and output, and
 reads the result.
 
-What it does, on Linux 5.13 or newer: own network without a way out, own process table (whatever the code starts ends with it),
-own mounts with nothing of home, /tmp, /run, /proc and the working directory, reads limited to the interpreter and system
-libraries and writes to 64 MB of memory (Landlock), user nobody where we are root, no capabilities, limits on CPU time, memory,
-file size, open files and processes, no environment, no standard input, wall-clock limit, bounded output, closed descriptors.
+What it does, on Linux with namespaces and Landlock (5.13 or newer): own network without a way out, own process table (whatever
+the code starts ends with it), own mounts with nothing of home, /tmp, /run and /proc, reads limited to the interpreter and system
+libraries and writes to 64 MB of memory, user nobody where we are root, no capabilities, limits on CPU time, memory, file size,
+open files and processes, no environment, no standard input, wall-clock limit, bounded output, closed descriptors.
 
 What it does **not** protect against:
 - the kernel: no seccomp filter, no virtual machine. A kernel exploit gets out. For code from people you do not trust use a
   machine of its own
 - cheating: answer and tests share one interpreter, so an answer that sets out to can change what the tests see, or find the word
-  that marks a real result. `exit(0)`, printing "passed" and redefining names do not get through
+  that marks a real result. `exit(0)` and printing "passed" do not get through
 - what is readable under /usr, and side channels: timing, load, what the CPU leaks
 - the memory of several processes together: the limit is for each
 - without these kernel features (macOS, some containers) nothing runs, unless `weak` is set. Then only the limits, the user, the
@@ -41,8 +41,8 @@ import msgspec
 OUTPUT = 64_000  # bytes of standard output and error that are kept; ten times as many end the run
 RESULT = 64_000
 REFUSED = {
-    "isolation": "nothing here isolates the code (no namespaces: a container without them, or an old kernel); run it elsewhere,"
-    " or set weak_sandbox for code that you trust",
+    "isolation": "nothing here isolates the code well enough (no namespaces or no Landlock: some containers, old kernels); run it"
+    " elsewhere, or set weak_sandbox for code that you trust",
     "interpreter": f"user nobody cannot read the interpreter in {sys.base_prefix}; use one that all may read, or another user",
 }
 
@@ -121,7 +121,6 @@ def _talk(code: str, tests: str, limits: Limits, weak: bool, work: str) -> tuple
         "weak": weak,
         "work": work,
         "keep": sorted({os.path.realpath(path) for path in (sys.base_prefix, sys.base_exec_prefix, *limits.libraries)}),
-        "hide": [os.getcwd()],
         "cpu": max(1, round(limits.seconds)),
         "libraries": list(limits.libraries),
         "memory": limits.memory,

@@ -13,7 +13,7 @@ at most 2 x alpha; "looks" means the estimate alone.
 | trade | a gain is shown better, and a guard looks worse by more than its limit or another gain is shown worse | needs_review |
 | worse | a gain is shown worse and none better | reject |
 | better | a gain is shown better and looks worthwhile, and for every guard worsening beyond its limit is ruled out | deploy |
-| probably_better | a gain is shown better, but it looks small or a guard is still open | deploy_canary |
+| probably_better | a gain is shown better, but it looks small, a guard is open or a `keep` measure is missing | deploy_canary |
 | no_gain | for every gain a worthwhile one is ruled out | reject |
 | open | fewer examples than a worthwhile gain needs to be found | not_enough_data |
 | between | enough examples, and the gain lies between nothing and worthwhile | needs_review |
@@ -95,8 +95,13 @@ def decide(measured: Measured, rules: Rules, *, seed: int) -> Verdict:
         candidate_score=scored.candidate if scored else None,
         baseline_score=scored.baseline if scored else None,
         weights=measured.weights,
-        notes=measured.notes,
+        notes=(*measured.notes, *_unwatched(evidence, rules)),
     )
+
+
+def _unwatched(evidence: Sequence[Evidence], rules: Rules) -> list[str]:
+    names = [label(name) for name in sorted(set(rules.watch) - {e.measure for e in evidence})]
+    return [f"Not measured, and so not watched: {listed(names)}."] if names else []
 
 
 Decision = tuple[Word, str, list[str], int | None]
@@ -117,7 +122,7 @@ def _first(measured: Measured, rules: Rules, evidence: Sequence[Evidence], flags
     better = [e for e in gains if e.state == "better"]
     worse = [e for e in gains if e.state == "worse"]
     if better:
-        return _better(better, worse, guards)
+        return _better(better, worse, guards, sorted(set(rules.keep) - {e.measure for e in evidence}))
     if worse:
         return "reject", "worse", [_of_gain(e) for e in worse], None
     return _open(gains, measured)
@@ -141,14 +146,14 @@ def _too_few(measured: Measured, rules: Rules, gains: Sequence[Evidence]) -> Dec
     return "not_enough_data", "too_few", [reason], wanted
 
 
-def _better(better: Sequence[Evidence], worse: Sequence[Evidence], guards: Sequence[Evidence]) -> Decision:
+def _better(better: Sequence[Evidence], worse: Sequence[Evidence], guards: Sequence[Evidence], unseen: Sequence[str]) -> Decision:
     told = [_of_gain(e) for e in better]
     looks = [e for e in guards if e.limit is not None and e.state != "within" and e.worsening > e.limit]
     if worse or looks:
         return "needs_review", "trade", [*told, *(_of_gain(e) for e in worse), *(_looks(e) for e in looks)], None
     worthwhile = any((e.difference or 0) >= (e.limit or 0) for e in better)
     unclear = [e for e in guards if e.state not in ("within", "beyond")]
-    if worthwhile and not unclear:
+    if worthwhile and not unclear and not unseen:
         names = listed([label(e.measure) for e in guards])
         return (
             "deploy",
@@ -158,6 +163,7 @@ def _better(better: Sequence[Evidence], worse: Sequence[Evidence], guards: Seque
         )
     if not worthwhile:
         told.append(f"The gain is real and smaller than the {_limits(better)} that were asked for.")
+    told += [f"Nothing measured {label(name)}, which must not get worse: add an evaluator that does." for name in unseen]
     told += [_unclear(e) for e in unclear]
     return "deploy_canary", "probably_better", told, max((e.needed for e in unclear if e.needed), default=None)
 

@@ -73,8 +73,7 @@ def test_better_with_an_open_guard_goes_to_a_canary_and_says_what_would_settle_i
     found = verdict(runs(300, passing(every=10), passing(every=3)), rules)
     assert (found.verdict, found.rule) == ("deploy_canary", "probably_better")
     assert "Success rate may be worse than its limit" in found.reasons[1]
-    assert found.needed is not None
-    assert found.needed > 300
+    assert found.needed == 736  # 0.025^(1/736) = 0.995: nothing seen among so many rules half a point out
 
 
 def test_a_real_gain_that_is_smaller_than_asked_goes_to_a_canary() -> None:
@@ -82,6 +81,14 @@ def test_a_real_gain_that_is_smaller_than_asked_goes_to_a_canary() -> None:
     found = verdict(runs(1000, passing(every=10), passing(every=5)), rules)
     assert (found.verdict, found.rule) == ("deploy_canary", "probably_better")
     assert "smaller than the 20 points in accuracy" in found.reasons[1]
+
+
+def test_what_must_be_kept_and_was_not_measured_keeps_it_to_a_canary() -> None:
+    rules = msgspec.structs.replace(TESTS, keep={"integration": 0.05}, watch={"latency_p95": 0.2, "completeness": 0.1})
+    found = verdict(runs(300, passing(every=10), passing(every=3)), rules)
+    assert (found.verdict, found.rule) == ("deploy_canary", "probably_better")
+    assert "Nothing measured integration, which must not get worse" in found.reasons[1]
+    assert "Not measured, and so not watched: completeness and latency p95." in found.notes
 
 
 def test_worse_than_what_must_be_kept_is_rejected_whatever_else_is_better() -> None:
