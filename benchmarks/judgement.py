@@ -1,7 +1,8 @@
 """Does a verdict keep its promises? Coverage of intervals, false deployments where nothing differs, power where something does.
 
-Simulated evaluations with known truth, from fixed seeds: the same figures on every machine. Nothing is timed. It takes some
-minutes; `TURNOUT_EVALUATIONS=200 python -m benchmarks judgement` is a quick look (default 2,000 a line, fewer for the large ones).
+Simulated evaluations with known truth, from fixed seeds: the same figures on every machine. Nothing is timed. It takes a
+quarter of an hour on two cores; `TURNOUT_EVALUATIONS=200 python -m benchmarks judgement` is a quick look (default 2,000 a line,
+fewer for the large ones).
 """
 
 from __future__ import annotations
@@ -89,12 +90,12 @@ def _judged(source: random.Random, name: str, mine: float, theirs: float, unstea
     return Judged(name, winner, agreed, preferred_place=place, candidate=said[0], baseline=said[1])  # type: ignore[arg-type]
 
 
-def unequal(source: random.Random, n: int) -> tuple[list[Answer], list[Judged]]:
-    """Equal means, unequal shapes: the candidate is a little better on nine of ten examples and much worse on the tenth."""
+def unequal(source: random.Random, n: int, share: float) -> tuple[list[Answer], list[Judged]]:
+    """Equal means, unequal shapes: a little better on most examples, and 40 points worse on a `share` of them."""
     answers = []
     for number in range(n):
-        base = source.uniform(0.45, 0.55)
-        gain = 0.04 if source.random() < 0.9 else -0.36
+        base = source.uniform(0.45, 0.5)
+        gain = -0.4 if source.random() < share else 0.4 * share / (1 - share) + source.gauss(0, 0.01)
         for side, score in (("baseline", base), ("candidate", base + gain)):
             answers.append(Answer(f"e{number:05d}", side, scores={"quality": score}))  # type: ignore[arg-type]
     return answers, []
@@ -129,7 +130,8 @@ def false_deploys(pool: ProcessPoolExecutor) -> None:
         ("100 examples, score or accuracy", partial(world, n=100), TWO, EVALUATIONS),
         ("50 examples x 3, score", partial(world, n=50, repetitions=3), RULES, EVALUATIONS),
         ("100 examples, steady judge", partial(world, n=100, judge=0.0), RULES, EVALUATIONS),
-        ("100 examples, equal means, unequal shapes", partial(unequal, n=100), ACCURACY, EVALUATIONS),
+        ("100 examples, equal means, 1 in 10 much worse", partial(unequal, n=100, share=0.1), ACCURACY, EVALUATIONS),
+        ("100 examples, equal means, 1 in 50 much worse", partial(unequal, n=100, share=0.02), ACCURACY, EVALUATIONS),
     ]
     for name, make, rules, count in alike:
         found = spread(pool, make, rules, name, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.datasets.rows import Fault, Message, Row, alike, normalised, read
@@ -141,6 +141,7 @@ def test_nesting_does_not_end_the_reading() -> None:
 
 
 @given(JSON | st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=3), max_size=4))
+@settings(deadline=None)
 def test_no_row_makes_it_raise(raw: Any) -> None:
     found = normalised(raw, 1)
     assert isinstance(found, Row | Fault)

@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.datasets.sensitive import SIGNS, found, hidden, luhn, scan
@@ -138,6 +138,7 @@ def test_hostile_text_is_read_in_one_pass(text: str) -> None:
 
 
 @given(st.text(max_size=300))
+@settings(deadline=None)
 def test_no_text_makes_it_raise_and_hiding_changes_only_what_is_found(text: str) -> None:
     assert (hidden(text) == text) == (found(text) == [])
 

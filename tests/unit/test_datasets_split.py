@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.datasets.rows import Row, read
@@ -20,6 +20,7 @@ def rows(tasks: list[str]) -> list[Row]:
 
 
 @given(TASKS, TASKS)
+@settings(deadline=None)
 def test_adding_rows_moves_none(tasks: list[str], more: list[str]) -> None:
     before, after = divided(rows(tasks), SHARES), divided(rows([*tasks, *more]), SHARES)
     for name in SHARES:
@@ -28,6 +29,7 @@ def test_adding_rows_moves_none(tasks: list[str], more: list[str]) -> None:
 
 
 @given(TASKS)
+@settings(deadline=None)
 def test_every_row_is_in_one_split_and_near_duplicates_in_the_same(tasks: list[str]) -> None:
     made = rows([*tasks, *(f" {task.upper()}!" for task in tasks)])
     parts = divided(made, SHARES)
@@ -37,6 +39,7 @@ def test_every_row_is_in_one_split_and_near_duplicates_in_the_same(tasks: list[s
 
 
 @given(st.text(max_size=20), st.floats(0.1, 0.8))
+@settings(deadline=None)
 def test_a_larger_first_share_moves_nothing_out_of_it(key: str, share: float) -> None:
     if side(key, {"train": share, "evaluation": 1 - share}) == "train":
         assert side(key, {"train": share + 0.1, "evaluation": 0.9 - share}) == "train"

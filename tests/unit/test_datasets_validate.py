@@ -173,7 +173,7 @@ def test_hostile_rows_do_not_drive_a_terminal_or_a_pull_request() -> None:
         max_size=6,
     )
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_no_data_set_makes_it_raise(rows: list[Any]) -> None:
     report = validate(rows, Needs(), evaluation=rows)
     assert report.stops

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.judgement import evaluators
@@ -123,6 +123,7 @@ def test_a_check_has_something_to_compare_with() -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_no_answer_makes_a_check_raise(text: str) -> None:
     for check in (
         Check("c", "exact", field="outputs.answer"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.judgement.orders import Call, interleaved
@@ -12,6 +12,7 @@ NAMES = st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=25)
 
 
 @given(NAMES, st.integers(1, 3), st.integers())
+@settings(deadline=None)
 def test_every_call_is_made_once_and_both_sides_stand_together(names: list[str], repetitions: int, seed: int) -> None:
     calls = interleaved(names, repetitions=repetitions, seed=seed)
     assert len(calls) == len(set(calls)) == 2 * repetitions * len(names)
@@ -21,12 +22,14 @@ def test_every_call_is_made_once_and_both_sides_stand_together(names: list[str],
 
 
 @given(NAMES, st.integers(1, 3), st.integers())
+@settings(deadline=None)
 def test_each_side_begins_as_often_as_the_other(names: list[str], repetitions: int, seed: int) -> None:
     first = [call.side for call in interleaved(names, repetitions=repetitions, seed=seed)[::2]]
     assert abs(first.count("candidate") - first.count("baseline")) <= 1
 
 
 @given(NAMES, st.integers())
+@settings(deadline=None)
 def test_the_order_of_the_file_does_not_matter(names: list[str], seed: int) -> None:
     assert interleaved(names, seed=seed) == interleaved(list(reversed(names)), seed=seed)
 

@@ -231,7 +231,7 @@ def test_plots_of_nothing_are_nothing() -> None:
 
 
 @given(st.text())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_code_span_is_one_line_that_its_text_cannot_end(text: str) -> None:
     span = code_span(text)
     assert "\n" not in span
@@ -245,11 +245,13 @@ def test_a_code_span_is_one_line_that_its_text_cannot_end(text: str) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_a_cell_has_no_pipe_of_its_own(text: str) -> None:
     assert not re.search(r"(?<!\\)\|", code_span(text, cell=True))
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_what_is_shown_has_no_invisible_characters(text: str) -> None:
     shown = visible(text)
     shown.encode()

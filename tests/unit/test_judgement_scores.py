@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.judgement.results import Answer, Judged, Scoring, paired
@@ -71,6 +71,7 @@ def test_seconds_and_dollars_are_half_at_their_reference_and_the_reference_is_of
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.booleans(), st.booleans()), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_swapping_the_sides_swaps_the_scores_and_nothing_else(rows: list[tuple[float, float, bool, bool]]) -> None:
     def made(swapped: bool) -> list[tuple[float, float]]:
         answers = []

@@ -48,6 +48,7 @@ def test_the_paired_interval_gives_the_value_of_newcombes_third_paper() -> None:
 
 
 @given(COUNT, COUNT)
+@settings(deadline=None)
 def test_wilson_holds_the_estimate_and_mirrors(passed: int, failed: int) -> None:
     interval, mirrored = wilson(passed, passed + failed), wilson(failed, passed + failed)
     assert 0 <= interval.low <= interval.high <= 1
@@ -57,6 +58,7 @@ def test_wilson_holds_the_estimate_and_mirrors(passed: int, failed: int) -> None
 
 
 @given(COUNT, COUNT, COUNT, COUNT)
+@settings(deadline=None)
 def test_the_paired_interval_holds_the_estimate_and_changes_sign_with_the_sides(
     both: int, gained: int, lost: int, neither: int
 ) -> None:
@@ -85,6 +87,7 @@ def test_mcnemar_is_the_binomial() -> None:
 
 
 @given(COUNT, COUNT)
+@settings(deadline=None)
 def test_mcnemar_is_a_p_value_and_symmetric(gained: int, lost: int) -> None:
     assert 0 < mcnemar(gained, lost) <= 1
     assert mcnemar(gained, lost) == mcnemar(lost, gained)
@@ -93,14 +96,14 @@ def test_mcnemar_is_a_p_value_and_symmetric(gained: int, lost: int) -> None:
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=12))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_sign_flips_of_pass_and_fail_agree_with_mcnemar(differences: list[float]) -> None:
     exact = mcnemar(differences.count(1.0), differences.count(-1.0))
     assert sign_flip(differences, draws=4000, seed=1) == pytest.approx(exact, abs=0.05)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(0, 99))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_sign_flips_do_not_care_which_side_is_which(differences: list[float], seed: int) -> None:
     p = sign_flip(differences, draws=199, seed=seed)
     assert 1 / 200 <= p <= 1
@@ -144,6 +147,7 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=8))
+@settings(deadline=None)
 def test_holm_never_lowers_keeps_the_order_and_is_within_bonferroni(p_values: dict[str, float]) -> None:
     corrected = holm(p_values)
     assert corrected.keys() == p_values.keys()
