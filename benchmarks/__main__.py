@@ -1,11 +1,14 @@
-"""`python -m benchmarks [passes] [log] [switch] [idle]`; without names, all of these. `python -m benchmarks gateway [--quick]`."""
+"""`python -m benchmarks [passes] [log] [switch] [idle] [judgement]`; without names, all of these.
+
+`python -m benchmarks gateway [--quick]` measures the data plane beside its peers, in a quarter of an hour.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-ALL = ("passes", "log", "switch", "idle")
+ALL = ("passes", "log", "switch", "idle", "judgement")
 
 
 def main() -> int:
