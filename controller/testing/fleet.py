@@ -43,6 +43,8 @@ class Attempt:
     first_byte_ns: int | None = None
     finished_ns: int | None = None
     cut: str | None = None  # why it was not finished
+    status: int | None = None  # of its answer, as far as it was begun
+    fault: str | None = None  # what was wrong with that on purpose
 
     @property
     def open(self) -> bool:
@@ -241,6 +243,7 @@ class Fleet:
                 key = (replica.name, line["pid"], line["serial"])
                 if line["request_id"] is not None:
                     _, attempt = found.setdefault(key, (line["request_id"], Attempt(replica.name, line["pid"])))
+                    attempt.status, attempt.fault = line.get("status"), line.get("fault")
                     if line["event"] == "cut":
                         attempt.cut = line["why"]
                     else:

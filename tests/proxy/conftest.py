@@ -122,8 +122,10 @@ class ProxyProcess(Web):
         arguments = ("--port", "0", "--data", str(self.data), "--token-file", str(self._token), *self._arguments)
         with self.errors.open("a") as errors:
             self.process = Process("controller.proxy", *arguments, env=self._env, errors=errors)
-        assert self.process.ready[0].startswith("proxy listening on http://127.0.0.1:")
-        super().__init__(int(self.process.ready[0].rpartition(":")[2]))
+        if not self.process.ready[0].startswith("proxy listening on http://127.0.0.1:"):
+            self.process.stop(signal.SIGKILL)
+            raise AssertionError(f"the proxy does not say that it listens, but {self.process.ready[0]!r}")
+        super().__init__(int(self.process.ready[0].rpartition(":")[2].split()[0]))  # "... with 2 workers"
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         self.process.stop(number)
