@@ -71,7 +71,7 @@ def _config(raw: bytes, name: str) -> Config:
     try:
         content = yaml.load(raw, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{name} is not valid YAML: {error}") from None
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         config = msgspec.convert(content or {}, Config, strict=True)
     except msgspec.ValidationError as error:

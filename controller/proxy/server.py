@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic
@@ -111,7 +112,7 @@ class Server:
                 found = tables.file.load()
                 if found is None:
                     raise CannotStart(f"{first}: {error}") from None
-                print(f"proxy: {first} is passed over, the last good table serves: {error}", flush=True)
+                print(f"proxy: {first} is passed over, the last good table serves: {error}", file=sys.stderr, flush=True)
         if found is not None:
             tables.adopt(*found)
 
@@ -188,11 +189,21 @@ class Server:
 
 
 def _take_over(books: Books, options: Options) -> None:
-    """Figures of workers that are not started this time go to the first one."""
+    """Figures of workers that are not started this time go to the first one; a kill in between neither loses nor doubles them."""
     left = [path for path in options.data.glob("stats-*.json") if _number(path) >= options.workers]
-    for kept in books.file.take_over(left):
-        books.stats.include(kept)
-        books.accounts.include(kept.accounts)
+    if not left:
+        return
+    for path in left:
+        if path.name not in books.stats.included:
+            kept = books.file.read(path)
+            if kept is not None:
+                books.stats.include(kept, path.name)
+                books.accounts.include(kept.accounts)
+    books.write()
+    for path in left:
+        path.unlink(missing_ok=True)
+    books.stats.included.clear()
+    books.stats.changed = True
 
 
 def _number(path: Path) -> int:

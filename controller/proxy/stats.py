@@ -119,6 +119,7 @@ class Kept(msgspec.Struct):
     started_at: float
     agents: dict[str, AgentFigures] = {}
     accounts: dict[str, dict[str, Used]] = {}
+    included: list[str] = []  # files of other workers that are counted in here already
 
 
 class Stats:
@@ -128,6 +129,7 @@ class Stats:
         self._clock = clock
         self._started_at = clock()
         self._agents: dict[str, AgentFigures] = kept.agents if kept is not None else {}
+        self.included = list(kept.included) if kept is not None else []
         self.kept_accounts = kept.accounts if kept is not None else {}
         self.changed = False
 
@@ -201,8 +203,9 @@ class Stats:
         self.changed = True
         return True
 
-    def include(self, kept: Kept) -> None:
-        """Add what another worker counted that is no longer there."""
+    def include(self, kept: Kept, name: str) -> None:
+        """Add what another worker counted that is no longer there; `name` is that of its file."""
+        self.included.append(name)
         for agent, theirs in kept.agents.items():
             ours = self._figures(agent)
             ours.steps = _sum(ours.steps, [theirs.steps])
@@ -236,7 +239,7 @@ class Stats:
 
     def kept(self, accounts: dict[str, dict[str, Used]]) -> bytes:
         """The content of `stats.json`."""
-        return msgspec.json.encode(Kept(self._started_at, self._agents, accounts))
+        return msgspec.json.encode(Kept(self._started_at, self._agents, accounts, self.included))
 
 
 Steps = dict[str, dict[str, Cell]]

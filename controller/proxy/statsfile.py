@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -39,16 +39,14 @@ class StatsFile:
                 self._path.replace(self._path.with_name(self._path.name + ".unreadable"))
         return Stats(clock)
 
-    def take_over(self, left: Sequence[Path]) -> list[Kept]:
-        """The figures that workers left who are no longer there; the files are gone afterwards."""
-        found = []
-        for path in left:
-            try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Kept))
-                path.unlink()
-            except (OSError, ValueError) as error:
-                print(f"proxy: {path} is passed over: {error}", file=sys.stderr, flush=True)
-        return found
+    @staticmethod
+    def read(path: Path) -> Kept | None:
+        """The figures that another worker left; None where they cannot be read, which is said."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Kept)
+        except (OSError, ValueError) as error:
+            print(f"proxy: {path} is passed over: {error}", file=sys.stderr, flush=True)
+            return None
 
     def write(self, stats: Stats, accounts: Accounts) -> None:
         """Write now and wait for the disk."""

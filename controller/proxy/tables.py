@@ -88,6 +88,9 @@ class Tables:
         digest = live.table.digest if live is not None else ""
         if table.digest == digest:
             return json_page(200, {"serial": table.serial, "digest": digest, "replaced": False})
+        if live is not None and table.serial <= live.table.serial:
+            text = f"The table has serial {table.serial}, and {live.table.serial} is in service: it is older, or a late copy"
+            return json_page(409, {"current": self.current(), "error": text})
         if table.replaces != digest:
             text = f"The table replaces {table.replaces or 'none'!r}, but {digest or 'none'!r} is in service"
             return json_page(409, {"current": self.current(), "error": text})
