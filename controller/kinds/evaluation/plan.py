@@ -6,6 +6,7 @@ The work is a child process under a handle; what it found arrives as signals. Th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -137,7 +138,11 @@ def _untrained(refs: Refs, address: Address, side: Side) -> str:
         return f"there is no {address} yet"
     phase = state.get("phase")
     if phase in TRAINED:
-        return f"{address} does not say where its artefact is served; give endpoint" if not side.endpoint else f"{address} has no artefact"
+        return (
+            f"{address} does not say where its artefact is served; give endpoint"
+            if not side.endpoint
+            else f"{address} has no artefact"
+        )
     return f"waits for {address} ({phase or 'no phase yet'})"
 
 
@@ -153,11 +158,15 @@ def _unfit(
             known = f"there is no endpoint {endpoint!r}{nearest(endpoint, endpoints)}; allowed: {listed(endpoints)}"
             yield Wait("Invalid", f"endpoint {endpoint}", f"spec.{name}.endpoint: {known}")
     if candidate is not None and candidate == baseline:
-        yield Wait("Invalid", "candidate", f"spec.candidate: {candidate['version']} is the baseline too; there is nothing to compare")
+        yield Wait(
+            "Invalid", "candidate", f"spec.candidate: {candidate['version']} is the baseline too; there is nothing to compare"
+        )
     for side in (spec.candidate, spec.baseline):
         state = of_run(refs, Address.of("TrainingRequest", side.training)) if side.training else None
         if state and state.get("dataset") == spec.dataset.label:
-            told = f"spec.dataset: {side.training} was trained on {spec.dataset.label}; an evaluation on what was trained says nothing"
+            told = (
+                f"spec.dataset: {side.training} was trained on {spec.dataset.label}; an evaluation on what was trained says nothing"
+            )
             yield Wait("Invalid", "dataset", told)
 
 
@@ -179,7 +188,7 @@ def priced(
         told = f"at most {spec.budget_usd:.2f} USD (its budget: no price is known for the {' and the '.join(unknown)})"
         return Cost(spec.budget_usd / 2, spec.budget_usd), told, ""
     pairs = spec.examples * spec.repetitions
-    ceiling = pairs * sum(usd or 0.0 for usd in worst.values())
+    ceiling = math.ceil(round(pairs * sum(usd or 0.0 for usd in worst.values()) * 10_000, 3)) / 10_000
     parts = " + ".join(f"{name} {usd:.4f}" for name, usd in worst.items() if usd is not None)
     told = f"at most {ceiling:.2f} USD ({spec.examples} questions x {spec.repetitions} x ({parts}))"
     over = ""
@@ -223,10 +232,13 @@ def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any])
         "agent": spec.agent,
         "candidate": state["candidate"],
         "baseline": state["baseline"],
+        "state": dict(state),
         "dataset": spec.dataset.full(),
         "trained_on": sorted({str(each["dataset"]) for each in trained if each and each.get("dataset")}),
         "spec": spec.full(),
-        "worst": worst_calls(spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None),
+        "worst": worst_calls(
+            spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None
+        ),
         "ceiling": state["ceiling"],
     }
 
@@ -299,7 +311,9 @@ def _resume(situation: Situated, spec: EvaluationSpec, state: dict[str, Any], fo
     due = datetime.fromisoformat(found["at"]) + timedelta(seconds=delay) if found.get("at") else situation.now
     why = f" ({found['reason']})" if found.get("reason") else ""
     if situation.now < due and found.get("phase") != "failed":
-        return _stay(situation, state, f"stopped{why}, goes on in {spoken(round((due - situation.now).total_seconds()))}; {told}", delay)
+        return _stay(
+            situation, state, f"stopped{why}, goes on in {spoken(round((due - situation.now).total_seconds()))}; {told}", delay
+        )
     after = {**state, "resumed": fruitless + 1, "resumed_at": done}
     return Change(
         Action.STEP,
@@ -334,5 +348,3 @@ def _named(target: Mapping[str, str] | None, side: Side) -> str:
     if target:
         return f"{target['model']} {target['version']}"
     return "what is bound" if side.bound else f"the artefact of {side.training}"
-
-

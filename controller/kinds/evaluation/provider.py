@@ -51,4 +51,4 @@ class EvaluationProvider:
             found = self.clients.open("evaluations").find(intent.key)
         except (Temporary, Permanent) as error:
             return Unknown(str(error))
-        return Outcome(handle=found) if found else None
+        return Outcome(after=found["state"], handle=found["handle"]) if found else None

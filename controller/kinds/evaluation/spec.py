@@ -16,7 +16,7 @@ from controller.model import Name, Seconds, Spec, Text
 
 Measure = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Share = Annotated[float, Field(ge=0, le=10)]
-RepoFile = Annotated[Text, Field(pattern=r"^(?!/)(?!.*(^|/)\.\.?(/|$)).+\.jsonl?$")]
+RepoFile = Annotated[Text, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*\.jsonl$")]
 LANGSMITH = "ls://"
 
 
@@ -64,7 +64,10 @@ class Dataset(Spec):
         None, title="LangSmith", description="Name or id of a data set.", examples=["feature-dev-evaluation"]
     )
     revision: Text | None = Field(
-        None, title="Revision", description="Of the LangSmith data set: a time or a tag; default: now.", examples=["2026-11-01T00:00:00Z"]
+        None,
+        title="Revision",
+        description="Of the LangSmith data set: a time or a tag; default: now.",
+        examples=["2026-11-01T00:00:00Z"],
     )
     split: Text | None = Field(None, title="Split", description="Of the LangSmith data set; default: all.", examples=["test"])
     files: list[RepoFile] = Field(
@@ -110,7 +113,7 @@ class Evaluator(Spec):
     name: Measure = Field(title="Name", description="In tables and events.", examples=["tests"])
     kind: Literal["exact", "contains", "regex", "json_schema", "code"] = Field(
         title="Kind",
-        description="exact: equal; contains: all parts occur; regex: found; json_schema: follows; code: passes given tests, sandboxed.",
+        description="exact: equal; contains: all parts; regex: found; json_schema: follows; code: passes tests, sandboxed.",
         examples=["code"],
     )
     expected: str | list[str] | dict[str, Any] | None = Field(
@@ -133,7 +136,10 @@ class Evaluator(Spec):
         examples=[False],
     )
     feeds: Measure | None = Field(
-        None, title="Feeds", description="The dimension that it measures; default: its own name, else accuracy.", examples=["accuracy"]
+        None,
+        title="Feeds",
+        description="The dimension that it measures; default: its own name, else accuracy.",
+        examples=["accuracy"],
     )
 
     @model_validator(mode="after")
@@ -154,11 +160,12 @@ class Judge(Spec):
     model: Text = Field(title="Model", description="Identifier at its endpoint.", examples=["openai/gpt-4o"])
     endpoint: Name = Field(title="Endpoint", description="Name of an endpoint in environment.yaml.", examples=["openrouter"])
     prompt: Literal["pairwise-1"] = Field(
-        "pairwise-1", title="Prompt", description="Version of the wording; another one is another instrument.", examples=["pairwise-1"]
+        "pairwise-1",
+        title="Prompt",
+        description="Version of the wording; another one is another instrument.",
+        examples=["pairwise-1"],
     )
-    max_tokens: int = Field(
-        800, alias="maxTokens", ge=100, le=8000, title="Tokens", description="Of one opinion.", examples=[800]
-    )
+    max_tokens: int = Field(800, alias="maxTokens", ge=100, le=8000, title="Tokens", description="Of one opinion.", examples=[800])
     preference: Measure | None = Field(
         None,
         title="Preference",
@@ -211,7 +218,10 @@ class EvaluationSpec(Spec):
         examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}],
     )
     baseline: Side = Field(
-        Side(bound=True), title="Baseline", description="What it is compared with; default: what is bound.", examples=[{"bound": True}]
+        Side(bound=True),
+        title="Baseline",
+        description="What it is compared with; default: what is bound.",
+        examples=[{"bound": True}],
     )
     dataset: Dataset = Field(
         title="Data set", description="The questions; short: ls://name-or-id.", examples=["ls://feature-dev-evaluation"]
@@ -269,7 +279,12 @@ class EvaluationSpec(Spec):
     )
     concurrency: int = Field(4, ge=1, le=64, title="Concurrency", description="Calls at a time.", examples=[4])
     budget_usd: float = Field(
-        10.0, alias="budgetUsd", gt=0, title="Budget", description="USD that it may cost; it waits rather than exceed it.", examples=[10.0]
+        10.0,
+        alias="budgetUsd",
+        gt=0,
+        title="Budget",
+        description="USD that it may cost; it waits rather than exceed it.",
+        examples=[10.0],
     )
     deadline: Seconds = Field(6 * 3600.0, gt=0, title="Deadline", description="It ends as failed after this.", examples=["6h"])
 
