@@ -46,7 +46,7 @@ class Order(msgspec.Struct, frozen=True):
     baseline: dict[str, str]
     state: dict[str, Any]
     dataset: dict[str, Any]
-    trained_on: list[str]
+    trained_on: list[dict[str, str | None]]
     spec: dict[str, Any]
     worst: dict[str, float | None]
     ceiling: float

@@ -45,15 +45,20 @@ def gathered(order: Order, work: Work, settings: Settings, langsmith: LangSmith 
     """Raises Permanent for a data set that cannot be used, Temporary where it cannot be reached."""
     raw, source = rows_of(order, work, langsmith)
     trained: set[str] = set()
-    for label in order.trained_on:
-        trained |= keys_of(label, settings, langsmith)
+    unread: list[str] = []
+    for each in order.trained_on:
+        found = keys_of(each["source"] or "", each["split"], settings, langsmith)
+        trained |= found or set()
+        unread += (
+            [f"Whether questions are among those of {each['source']}, which was trained on, is not known."] if found is None else []
+        )
     spec = order.spec
     chosen, notes = chosen_of(
         raw, most=spec["examples"], longest=spec["maxInputTokens"], seed=spec["seed"], trained=trained, system=spec["system"] or ""
     )
     if not chosen:
         raise Permanent(f"{order.state['dataset']} has no question that can be asked: {'; '.join(notes) or 'it is empty'}")
-    return Questions({one.example.id: one for one in chosen}, tuple(notes), source)
+    return Questions({one.example.id: one for one in chosen}, (*notes, *unread), source)
 
 
 def rows_of(order: Order, work: Work, langsmith: LangSmith | None) -> tuple[list[Any], dict[str, str]]:
@@ -83,14 +88,20 @@ def parsed(content: bytes, name: str) -> list[Any]:
     return rows
 
 
-def keys_of(label: str, settings: Settings, langsmith: LangSmith | None) -> set[str]:
-    """Digests of the questions of a data set that a side was trained on; nothing where it cannot be read."""
-    if label.startswith(LANGSMITH):
-        found = langsmith.dataset(label.removeprefix(LANGSMITH)).rows() if langsmith else []
-    else:
-        found = [row for path in label.split(", ") for row in parsed(content_of(settings, path), path)]
-    read = (question_of(row, number) for number, row in enumerate(found, 1))
-    return {row.key() for row in read if isinstance(row, Row)}
+def keys_of(source: str, split: str | None, settings: Settings, langsmith: LangSmith | None) -> set[str] | None:
+    """Digests of the questions of a data set that a side was trained on; None where it cannot be read."""
+    try:
+        if source.startswith(LANGSMITH):
+            found = langsmith.dataset(source.removeprefix(LANGSMITH), split=split).rows() if langsmith else None
+        elif "://" in source:
+            found = None
+        else:
+            found = [row for path in source.split(", ") for row in parsed(content_of(settings, path), path)]
+    except Permanent:  # it was there when it was trained on
+        found = None
+    if found is None:
+        return None
+    return {row.key() for row in (question_of(raw, number) for number, raw in enumerate(found, 1)) if isinstance(row, Row)}
 
 
 def chosen_of(

@@ -15,12 +15,12 @@ from controller.address import Address
 from controller.change import Action, Change, Cost, Wait
 from controller.errors import listed, nearest
 from controller.kind import Reference, Refs, Situation, Unknown
-from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side
+from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side, TrainingFacts
 from controller.model import spoken
 
 Situated = Situation[EvaluationSpec, EvaluationState]
 TARGET = ("model", "endpoint", "version")
-TRAINED = ("succeeded", "completed", "finished")
+TRAINED = "succeeded"
 LOOK_SECONDS = 5.0
 RESUME_SECONDS = (5.0, 30.0, 120.0, 600.0)
 """Waits before the work is started again, by how often that brought nothing."""
@@ -103,12 +103,20 @@ def resolved(side: Side, agent: str, refs: Refs) -> dict[str, str] | None:
     if side.bound:
         bound = refs.get(Address.of("ModelBinding", agent))
         return {key: str(bound[key]) for key in TARGET} if bound else None
-    state = of_run(refs, Address.of("TrainingRequest", side.training or ""))
-    if not state or state.get("phase") not in TRAINED:
+    facts = trained(refs, side)
+    if facts is None or facts.phase != TRAINED or not facts.repo:
         return None
-    model, endpoint = state.get("model") or state.get("repository"), side.endpoint or state.get("endpoint")
-    version = state.get("version")
-    return {"model": str(model), "endpoint": str(endpoint), "version": str(version)} if model and endpoint and version else None
+    return {"model": facts.repo, "endpoint": side.endpoint or "", "version": facts.version}
+
+
+def trained(refs: Refs, side: Side) -> TrainingFacts | None:
+    """What the training of a side says, or None while it says nothing."""
+    state = of_run(refs, Address.of("TrainingRequest", side.training)) if side.training else None
+    return (
+        TrainingFacts.model_validate({key: state.get(key) for key in TrainingFacts.model_fields if state.get(key)})
+        if state
+        else None
+    )
 
 
 def of_run(refs: Refs, address: Address) -> Mapping[str, Any] | None:
@@ -131,19 +139,14 @@ def _missing(
 
 
 def _untrained(refs: Refs, address: Address, side: Side) -> str:
-    state, past = of_run(refs, address), refs.past(address)
+    facts, past = trained(refs, side), refs.past(address)
     if past.failed:
         return f"{address} failed: {past.failed}"
-    if state is None:
+    if facts is None:
         return f"there is no {address} yet"
-    phase = state.get("phase")
-    if phase in TRAINED:
-        return (
-            f"{address} does not say where its artefact is served; give endpoint"
-            if not side.endpoint
-            else f"{address} has no artefact"
-        )
-    return f"waits for {address} ({phase or 'no phase yet'})"
+    if facts.phase == TRAINED:
+        return f"{address} did not push its artefact, so nothing serves it; evaluate what serves it by model, endpoint and version"
+    return f"waits for {address} ({facts.phase or 'not started'})"
 
 
 def _unfit(
@@ -162,11 +165,11 @@ def _unfit(
             "Invalid", "candidate", f"spec.candidate: {candidate['version']} is the baseline too; there is nothing to compare"
         )
     for side in (spec.candidate, spec.baseline):
-        state = of_run(refs, Address.of("TrainingRequest", side.training)) if side.training else None
-        if state and state.get("dataset") == spec.dataset.label:
-            told = (
-                f"spec.dataset: {side.training} was trained on {spec.dataset.label}; an evaluation on what was trained says nothing"
-            )
+        facts = trained(refs, side)
+        if facts is None or facts.source != spec.dataset.label:
+            continue
+        if None in (facts.split, spec.dataset.split) or facts.split == spec.dataset.split:
+            told = f"spec.dataset: {side.training} was trained on {facts.source}; an evaluation on what was trained says nothing"
             yield Wait("Invalid", "dataset", told)
 
 
@@ -226,7 +229,7 @@ def _usd(prices: Mapping[str, Any], target: Mapping[str, str] | None, tokens_in:
 def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any]) -> dict[str, Any]:
     """What the child process needs; made from the frozen spec and the sides that were found at the start."""
     assert situation.desired is not None
-    trained = (of_run(situation.refs, Address.of("TrainingRequest", side.training)) for side in _sides(spec) if side.training)
+    facts = [trained(situation.refs, side) for side in (spec.candidate, spec.baseline)]
     return {
         "name": situation.desired.address.name,
         "agent": spec.agent,
@@ -234,17 +237,13 @@ def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any])
         "baseline": state["baseline"],
         "state": dict(state),
         "dataset": spec.dataset.full(),
-        "trained_on": sorted({str(each["dataset"]) for each in trained if each and each.get("dataset")}),
+        "trained_on": [{"source": each.source, "split": each.split} for each in facts if each and each.source],
         "spec": spec.full(),
         "worst": worst_calls(
             spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None
         ),
         "ceiling": state["ceiling"],
     }
-
-
-def _sides(spec: EvaluationSpec) -> tuple[Side, Side]:
-    return spec.candidate, spec.baseline
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class Side(Spec):
             raise ValueError(f"exactly one of model, training, bound is needed, found {', '.join(chosen) or 'none'}")
         if self.model is not None and (self.endpoint is None or self.version is None):
             raise ValueError("a model needs its endpoint and its version")
+        if self.training is not None and self.endpoint is None:
+            raise ValueError("an artefact needs the endpoint that serves it")
         if self.model is None and self.version is not None:
             raise ValueError(f"version belongs to a model; {chosen[0]} brings its own")
         if self.bound and self.endpoint is not None:
@@ -342,3 +344,23 @@ class EvaluationState(Spec):
     resumed: int = 0
     resumed_at: int = 0
     links: dict[str, str] = {}
+
+
+class TrainingFacts(Spec):
+    """What an evaluation reads of a TrainingRequest's state."""
+
+    phase: str = ""
+    version: str = ""
+    repo: str = ""
+    dataset: dict[str, Any] = {}
+
+    @property
+    def source(self) -> str:
+        """In the form of `Dataset.label`, without a revision."""
+        source = self.dataset.get("source") or ""
+        return source.partition("@")[0] if isinstance(source, str) else ", ".join(source)
+
+    @property
+    def split(self) -> str | None:
+        found = self.dataset.get("split")
+        return str(found) if found else None
