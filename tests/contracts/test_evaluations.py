@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,10 @@ def wait_until(found: Callable[[], bool]) -> bool:
     return False
 
 
+def asked_or_gone(api: OpenRouterApi, work: Work, enough: int) -> bool:
+    return len(api.asked(CHAT)) >= enough or not work.alive()
+
+
 def finished(door: Evaluations, handle: str) -> dict[str, Any]:
     """What it came to when its child is gone."""
     work = folder_of(door, handle)
@@ -190,7 +195,7 @@ def test_stopped_anywhere_and_resumed_it_pays_once(place: Place, how: signal.Sig
         handle = door.start("a" * 32, order)
         work = folder_of(door, handle)
         for enough in (5, 30, 70):
-            assert wait_until(lambda enough=enough: len(api.asked(CHAT)) >= enough or not work.alive())
+            wait_until(partial(asked_or_gone, api, work, enough))
             if work.alive():
                 os.kill(int(work.path("pid").read_text()), how)
             assert wait_until(lambda: not work.alive())
