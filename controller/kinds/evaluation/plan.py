@@ -135,7 +135,9 @@ def _missing(
             yield Wait("Reference", address, f"spec.{name}: there is no ModelBinding {spec.agent!r} yet")
             continue
         address = Address.of("TrainingRequest", side.training or "")
-        yield Wait("Reference", address, f"spec.{name}: {_untrained(refs, address, side)}")
+        facts, over = trained(refs, side), refs.past(address).ended
+        cause = f"{address} {facts.phase}" if facts and over else str(address)  # so that the log tells when it has failed
+        yield Wait("Reference", cause, f"spec.{name}: {_untrained(refs, address, side)}")
 
 
 def _untrained(refs: Refs, address: Address, side: Side) -> str:

@@ -159,7 +159,8 @@ def _unproven(situation: Situated, spec: RolloutSpec, address: Address) -> Itera
     proof = EvaluationFacts.model_validate({key: found.get(key) for key in EvaluationFacts.model_fields if found.get(key)})
     if proof.verdict not in PROOFS:
         why = " ".join(proof.reasons[:2]) or (f"failed: {past.failed}" if past.failed else proof.phase)
-        yield Wait("Reference", address, f"spec.evaluation: {address} has the verdict {proof.verdict or 'none'}: {why}")
+        cause = f"{address} {proof.verdict or proof.phase}"  # so that the log tells when it changes
+        yield Wait("Reference", cause, f"spec.evaluation: {address} has the verdict {proof.verdict or 'none'}: {why}")
     elif proof.verdict == "deploy_canary" and (spec.strategy.immediate or spec.strategy.blue_green or spec.strategy.split):
         yield Wait("Invalid", "strategy", f"spec.strategy: the verdict of {address} is deploy_canary; allowed: canary, shadow")
     if proof.candidate and any(proof.candidate.get(key) != getattr(spec.candidate, key) for key in ("model", "version")):
