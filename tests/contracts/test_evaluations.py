@@ -17,6 +17,7 @@ import pytest
 from controller.clients.evaluation_work import Work
 from controller.clients.evaluations import Evaluations
 from controller.clients.git import Identity, Repository
+from controller.clients.langsmith import LangSmith, LangSmithSpec
 from controller.environment import EnvironmentSpec
 from controller.errors import Permanent, Temporary
 from controller.judgement.record import Record
@@ -24,6 +25,7 @@ from controller.judgement.verdict import evaluated
 from controller.kinds.evaluation.plan import priced
 from controller.kinds.evaluation.spec import EvaluationSpec
 from controller.settings import Settings
+from controller.testing.langsmith_api import LangSmithApi
 from controller.testing.openrouter_api import OpenRouterApi, Rules
 from controller.testing.openrouter_api.rules import ModelEntry
 
@@ -398,3 +400,66 @@ def test_the_ceiling_of_the_plan_covers_the_bill(place: Place) -> None:
         assert_each_once(api, 40)
         assert api.spent <= cost.ceiling
     assert result["verdict"]["verdict"] == "not_enough_data" or "JudgeFailed" in json.dumps(result)
+
+
+# -- LangSmith ---------------------------------------------------------------------------------------------------------
+
+
+class WithLangSmith(EnvironmentSpec):
+    langsmith: LangSmithSpec | None = None
+
+
+def told(place: Place, url: str, langsmith: str) -> Evaluations:
+    (place.data / "ls").write_text("a-key-of-the-tests\n")
+    spec = {
+        "endpoints": {"router": {"url": url, "apiKey": "file:key", "timeout": 10.0}},
+        "langsmith": {"url": langsmith, "apiKey": "file:ls"},
+    }
+    return Evaluations(Settings("local", WithLangSmith.model_validate(spec, strict=False), place.data))
+
+
+@pytest.fixture
+def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithApi]:
+    for name in ("LANGSMITH_ENDPOINT", "LANGSMITH_API_KEY", "LANGSMITH_TRACING"):
+        monkeypatch.delenv(name, raising=False)
+    with LangSmithApi(keys=["a-key-of-the-tests"]) as double:
+        yield double
+    assert double.broken == []
+
+
+def test_langsmith_shows_both_sides(place: Place, langsmith: LangSmithApi) -> None:
+    with judged_by(fair) as api:
+        door = told(place, api.base_url, langsmith.url)
+        result = result_of(door, door.start("a" * 32, order_of(spec_of(judge=JUDGE, examples=30))))
+    assert set(result["links"]) == {"LangSmith comparison", "LangSmith candidate", "LangSmith baseline"}
+    made = [json.loads(one.asked.body) for one in langsmith.asked("POST */sessions")]
+    tags = [one["extra"]["metadata"] for one in made]
+    assert {(tag["agent"], tag["model_version"], tag["experiment_type"]) for tag in tags} == {
+        ("docs", "v2", "baseline_vs_candidate"),
+        ("docs", "v1", "baseline_vs_candidate"),
+    }
+    assert len(langsmith.tables.all("runs")) == 60
+
+
+def test_questions_from_langsmith_at_their_revision(place: Place, langsmith: LangSmithApi) -> None:
+    (place.data / "ls").write_text("a-key-of-the-tests\n")
+    LangSmith(LangSmithSpec.model_validate({"url": langsmith.url, "apiKey": "file:ls"}), place.data).push("docs", ROWS[:40])
+    with OpenRouterApi(answers=rules(0.95, 0.4)) as api:
+        door = told(place, api.base_url, langsmith.url)
+        handle = door.start("a" * 32, order_of(spec_of(dataset="ls://docs")))
+        result = result_of(door, handle)
+    assert result["verdict"]["examples"] == 40
+    assert "LangSmith comparison" in result["links"]
+    source = folder_of(door, handle).read("source.json")
+    assert source is not None
+    assert source["revision"]
+
+
+def test_langsmith_never_fails_what_was_paid(place: Place, langsmith: LangSmithApi) -> None:
+    langsmith.fail("status", "*", status=403, times=1000)
+    with OpenRouterApi(answers=rules(0.95, 0.4)) as api:
+        door = told(place, api.base_url, langsmith.url)
+        result = result_of(door, door.start("a" * 32, order_of(spec_of(examples=30))))
+    assert result["links"] == {}
+    assert any(note.startswith("LangSmith was not told") for note in result["report"]["verdict"]["notes"])
+    assert result["verdict"]["verdict"] in ("deploy", "deploy_canary")
