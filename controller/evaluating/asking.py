@@ -7,9 +7,10 @@ that is killed anywhere knows afterwards what it may have paid for.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from controller.errors import Permanent, Temporary
 
@@ -74,20 +75,21 @@ class Crew(Generic[T, R]):
     def run(self, tasks: Iterable[T]) -> Halt | None:
         """None when all are done. `after` records a result and says what it cost."""
         halt: Halt | None = None
-        left = iter(tasks)
+        left = deque(tasks)
         under_way: dict[Future[R], tuple[T, str, float]] = {}
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="evaluating") as pool:
             while True:
-                while halt is None and len(under_way) < self._concurrency:
-                    halt = self._halted()
-                    task: Any = next(left, self) if halt is None else self
-                    if task is self:
-                        break
-                    what, worst = self._worst(task)
+                halt = halt or self._halted(bool(left))
+                while halt is None and left and len(under_way) < self._concurrency:
+                    what, worst = self._worst(left[0])
                     reserved = self._purse.take(what, worst)
-                    if reserved is None:
-                        halt = Halt(f"its ceiling of {self._purse.ceiling:.2f} USD leaves no room for another call", ceiling=True)
+                    if reserved is None:  # what is under way may turn out cheaper
+                        if not under_way:
+                            halt = Halt(
+                                f"its ceiling of {self._purse.ceiling:.2f} USD leaves no room for another call", ceiling=True
+                            )
                         break
+                    task = left.popleft()
                     self._before(task)
                     under_way[pool.submit(self._do, task)] = (task, what, reserved)
                 if not under_way:
@@ -96,8 +98,8 @@ class Crew(Generic[T, R]):
                 for future in done:
                     halt = self._finished(future, *under_way.pop(future)) or halt
 
-    def _halted(self) -> Halt | None:
-        why = self._stop()
+    def _halted(self, more: bool) -> Halt | None:
+        why = self._stop() if more else ""
         return Halt(why) if why else None
 
     def _finished(self, future: Future[R], task: T, what: str, reserved: float) -> Halt | None:

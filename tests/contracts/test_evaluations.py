@@ -196,7 +196,7 @@ def test_stopped_anywhere_and_resumed_it_pays_once(place: Place, how: signal.Sig
         order = order_of(spec_of())
         handle = door.start("a" * 32, order)
         work = folder_of(door, handle)
-        for enough in (5, 30, 70):
+        for enough in (5, 60):
             wait_until(partial(asked_or_gone, api, work, enough))
             if work.alive():
                 os.kill(int(work.path("pid").read_text()), how)
@@ -208,7 +208,7 @@ def test_stopped_anywhere_and_resumed_it_pays_once(place: Place, how: signal.Sig
     questions = {(one["model"], json.dumps(one["messages"])) for one in asked}
     assert len(questions) == 120
     twice = len(asked) - len(questions)
-    assert twice <= (3 * 4 if how == signal.SIGKILL else 0)  # only what was under way when it was killed
+    assert twice <= (2 * 4 if how == signal.SIGKILL else 0)  # only what was under way when it was killed
     assert result["verdict"]["verdict"] in ("deploy", "deploy_canary")
     assert result["verdict"]["examples"] == 60
     assert result["cost_usd"] <= api.spent + 1e-9
