@@ -86,7 +86,7 @@ class Crew(Generic[T, R]):
                     if reserved is None:  # what is under way may turn out cheaper
                         if not under_way:
                             halt = Halt(
-                                f"its ceiling of {self._purse.ceiling:.2f} USD leaves no room for another call", ceiling=True
+                                f"its ceiling of {self._purse.ceiling:.4g} USD leaves no room for another call", ceiling=True
                             )
                         break
                     task = left.popleft()

@@ -232,12 +232,12 @@ def test_the_ceiling_holds_and_what_is_there_is_judged(place: Place) -> None:
     with OpenRouterApi(answers=rules(0.95, 0.4)) as api:
         door = place.door(api.base_url)
         handle = door.start(
-            "a" * 32, order_of(spec_of(concurrency=8), ceiling=0.0075, worst={"candidate": 0.001, "baseline": 0.001})
+            "a" * 32, order_of(spec_of(concurrency=8), ceiling=0.0015, worst={"candidate": 0.001, "baseline": 0.001})
         )
         result = result_of(door, handle)
-        assert api.spent <= 0.0075
+        assert api.spent <= 0.0015
         assert 0 < len(api.asked(CHAT)) < 120
-    assert any("its ceiling of 0.01 USD leaves no room" in note for note in result["report"]["verdict"]["notes"])
+    assert any("its ceiling of 0.0015 USD leaves no room" in note for note in result["report"]["verdict"]["notes"])
 
 
 def test_a_cancelled_one_makes_no_further_call(place: Place, started: list[tuple[Evaluations, str]]) -> None:

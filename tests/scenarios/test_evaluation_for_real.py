@@ -65,7 +65,7 @@ def answers(candidate: float, baseline: float) -> Rules:
         for model, share in shares.items()
         for row in ROWS
     ]
-    return Rules.model_validate({"models": {"acme/v1": {}, "acme/v2": {}}, "rules": [*right, {"text": "I do not know " * 20}]})
+    return Rules.model_validate({"models": {"acme/v1": {}, "acme/v2": {}}, "rules": [*right, {"text": "I do not know " * 200}]})
 
 
 def git(repo: Path, *args: str) -> None:
@@ -135,6 +135,10 @@ def test_from_a_commit_to_the_report(
     assert known["Rollout/docs-v2"].past.running is (verdict == "deploy")
     shutil.rmtree(controller.data / "evaluations")  # nothing of this machine is needed any more
     assert controller.verify_log() > 0
+    listed = subprocess.run(
+        ["git", "-C", str(repo), "ls-tree", "-r", "--name-only", "events/local"], capture_output=True, text=True
+    )
+    assert any(path.startswith("blobs/") for path in listed.stdout.split())  # over 64 KB: beside the event, in the same commit
     controller.close()
     page = tmp_path / "report.html"
     assert main(["--repo", str(repo), "report", "docs-v2"]) == 0
