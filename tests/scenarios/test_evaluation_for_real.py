@@ -43,7 +43,7 @@ spec:
   dataset: {files: [datasets/docs.jsonl]}
   evaluators: [{name: accuracy, kind: exact, field: outputs.answer}]
   thresholds: {watch: {}}
-  maxTokens: 64
+  maxTokens: 1024
   examples: 60
 """
 ROLLOUT = """\
