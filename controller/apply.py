@@ -251,18 +251,17 @@ class Executor:
         return None
 
     def _adopted(self, change: Change, intent: Intent, outcome: Outcome) -> Event:
-        return self.writer.event(
-            "action.succeeded",
-            change.address,
-            {
-                "action": intent.action,
-                "intent": intent.key,
-                "generation": change.generation,
-                "after": outcome.after if outcome.after is not None else change.after,
-                "handle": outcome.handle,
-                "said": "found done after an interruption",
-            },
-        )
+        data = {
+            "action": intent.action,
+            "intent": intent.key,
+            "generation": change.generation,
+            "after": outcome.after if outcome.after is not None else change.after,
+            "handle": outcome.handle,
+            "said": "found done after an interruption",
+        }
+        if intent.action == Action.RUN:
+            data["running"] = True  # it was only started; what came of it is observed from now on
+        return self.writer.event("action.succeeded", change.address, data)
 
 
 def _careful(change: Change) -> bool:

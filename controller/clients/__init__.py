@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 DOORS: Mapping[str, tuple[str, str]] = {
+    "evaluations": ("controller.clients.evaluations", "connect"),
     "gateway": ("controller.clients.gateway", "connect"),
     "files": ("controller.clients.files", "Files"),
     "haproxy": ("controller.clients.haproxy", "Haproxies"),

@@ -9,15 +9,16 @@ import msgspec
 import pytest
 
 from controller.address import Address
-from controller.kind import Kind, Refs
+from controller.kind import Kind, Past, Refs, Situation
 from controller.kinds import find
 from controller.kinds.gateway.plan import render
 from controller.proxy import checks
 from controller.proxy import table as proxy
+from controller.resource import Resource
 from controller.testing.cases import Case, Mismatch, Ran, contract, load_cases, run_case, walk
 
 HERE = Path(__file__).parent
-LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12}
+LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "Evaluation": 16}
 
 
 def folder(kind: Kind[Any, Any]) -> Path:
@@ -48,7 +49,45 @@ def test_every_kind_has_cases_and_documented_fields(kind: Kind[Any, Any]) -> Non
     assert len({case.story for case in own}) == len(own)
 
 
-@pytest.mark.parametrize("case", [case for kind, case in CASES if kind.name == "Rollout"], ids=lambda case: case.name)
+def cases_of(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", [case for kind, case in CASES if kind.name == name], ids=lambda case: case.name)
+
+
+@cases_of("Evaluation")
+def test_a_rollout_reads_every_state_of_an_evaluation(case: Case) -> None:
+    target = {"model": "acme/docs-v2", "endpoint": "huggingface", "version": "v2.0.0"}
+    rollout = {"binding": "docs", "candidate": target, "strategy": "canary_20pct", "evaluation": "docs-v2"}
+    spec = KINDS["Rollout"].spec.model_validate(rollout)
+    for ran in walk(KINDS["Evaluation"], case):
+        after = certain(ran)
+        if after is None or ran.situation is None:
+            continue
+        bound = {**target, "version": "v1"}
+        states = {Address.of("ModelBinding", "docs"): bound, Address.of("Evaluation", "docs-v2"): after}
+        resource = Resource(Address.of("Rollout", "r"), spec, spec.written(), "d")
+        refs = Refs(states, ran.situation.refs.environment)
+        change = KINDS["Rollout"].plan(Situation(resource, None, Past(), refs, ran.situation.now))
+        about = after["candidate"] in (target, {})
+        assert (not change.waits) == (after["verdict"] in ("deploy", "deploy_canary") and about), change.waits
+
+
+@cases_of("TrainingRequest")
+def test_an_evaluation_reads_every_state_of_a_training(case: Case) -> None:
+    written = {"agent": "docs", "candidate": {"training": "t", "endpoint": "huggingface"}, "dataset": "ls://other"}
+    spec = KINDS["Evaluation"].spec.model_validate({**written, "judge": {"model": "j", "endpoint": "openrouter"}})
+    for ran in walk(KINDS["TrainingRequest"], case):
+        after = certain(ran)
+        if after is None or ran.situation is None:
+            continue
+        bound = {"model": "m", "endpoint": "openrouter", "version": "v1"}
+        states = {Address.of("ModelBinding", "docs"): bound, Address.of("TrainingRequest", "t"): after}
+        resource = Resource(Address.of("Evaluation", "e"), spec, spec.written(), "d")
+        endpoints = {"endpoints": {"huggingface": {}, "openrouter": {}}, "prices": {}}
+        change = KINDS["Evaluation"].plan(Situation(resource, None, Past(), Refs(states, endpoints), ran.situation.now))
+        assert (not change.waits) == (after["phase"] == "succeeded" and bool(after["repo"])), change.waits
+
+
+@cases_of("Rollout")
 def test_the_proxy_takes_the_routes_of_every_state_of_a_rollout(case: Case) -> None:
     for ran in walk(KINDS["Rollout"], case):
         after = certain(ran)

@@ -15,13 +15,15 @@ from controller.address import Address
 from controller.change import Action, Change, Wait
 from controller.errors import listed, nearest
 from controller.kind import Observed, Reference, Situation
-from controller.kinds.rollout.spec import Analysis, RateLimit, RelativeLimit, RolloutSpec, RolloutState, Strategy
+from controller.kinds.rollout.spec import Analysis, EvaluationFacts, RateLimit, RelativeLimit, RolloutSpec, RolloutState, Strategy
 from controller.model import spoken
 from controller.resource import digest
 
 Situated = Situation[RolloutSpec, RolloutState]
 Figures = Mapping[str, Any]
 TARGET = ("model", "endpoint", "version")
+PROOFS = ("deploy", "deploy_canary")
+"""Verdicts of an evaluation on which a rollout may start."""
 EARLY_Z = 3.3
 """An abort before the hold is over needs evidence that chance gives once in 2,000 looks (one-sided normal quantile)."""
 
@@ -37,7 +39,8 @@ class Step:
 
 
 def references(spec: RolloutSpec) -> Iterable[Reference]:
-    return [Reference(Address.of("ModelBinding", spec.binding), exclusive=True)]
+    proof = [Reference(Address.of("Evaluation", spec.evaluation))] if spec.evaluation else []
+    return [Reference(Address.of("ModelBinding", spec.binding), exclusive=True), *proof]
 
 
 def steps_of(strategy: Strategy) -> tuple[list[Step], str]:
@@ -133,6 +136,8 @@ def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str]
         yield Wait("Reference", target, f"spec.binding: there is no ModelBinding {spec.binding!r} yet")
     elif stable == _target(spec.candidate.full()):
         yield Wait("Invalid", "candidate", f"spec.candidate: {spec.candidate.version} is what {spec.binding} uses already")
+    if spec.evaluation:
+        yield from _unproven(situation, spec, Address.of("Evaluation", spec.evaluation))
     endpoints = situation.refs.environment.get("endpoints", {})
     if spec.candidate.endpoint not in endpoints:
         hint = nearest(spec.candidate.endpoint, endpoints)
@@ -141,6 +146,26 @@ def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str]
             f"endpoint {spec.candidate.endpoint}",
             f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}",
         )
+
+
+def _unproven(situation: Situated, spec: RolloutSpec, address: Address) -> Iterable[Wait]:
+    """Why the evaluation does not let it start. Of one that has ended the log keeps the last state."""
+    past = situation.refs.past(address)
+    found = situation.refs.get(address) or past.after
+    if found is None:
+        failed = f" ({address} failed: {past.failed})" if past.failed else ""
+        yield Wait("Reference", address, f"spec.evaluation: there is no verdict of {address} yet{failed}")
+        return
+    proof = EvaluationFacts.model_validate({key: found.get(key) for key in EvaluationFacts.model_fields if found.get(key)})
+    if proof.verdict not in PROOFS:
+        why = " ".join(proof.reasons[:2]) or (f"failed: {past.failed}" if past.failed else proof.phase)
+        cause = f"{address} {proof.verdict or proof.phase}"  # so that the log tells when it changes
+        yield Wait("Reference", cause, f"spec.evaluation: {address} has the verdict {proof.verdict or 'none'}: {why}")
+    elif proof.verdict == "deploy_canary" and (spec.strategy.immediate or spec.strategy.blue_green or spec.strategy.split):
+        yield Wait("Invalid", "strategy", f"spec.strategy: the verdict of {address} is deploy_canary; allowed: canary, shadow")
+    if proof.candidate and any(proof.candidate.get(key) != getattr(spec.candidate, key) for key in ("model", "version")):
+        other = f"{address} is about {proof.candidate.get('model')} {proof.candidate.get('version')}"
+        yield Wait("Invalid", "evaluation", f"spec.evaluation: {other}, not about {spec.candidate.model} {spec.candidate.version}")
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------------------

@@ -184,6 +184,12 @@ class RolloutSpec(Spec):
         examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}],
     )
     strategy: Strategy = Field(title="Strategy", description="How it moves.", examples=[{"canary": [{"weight": 20}]}])
+    evaluation: Name | None = Field(
+        None,
+        title="Evaluation",
+        description="It starts only on the verdict of this Evaluation: deploy, or deploy_canary for growing shares and copies.",
+        examples=["feature_dev-v2"],
+    )
     analysis: Analysis = Field(
         Analysis(),
         title="Analysis",
@@ -216,3 +222,12 @@ class RolloutState(Spec):
     baseline: dict[str, float | None] | None = None
     settled: bool = False
     verdict: str = ""
+
+
+class EvaluationFacts(Spec):
+    """What a rollout reads of an Evaluation's state."""
+
+    phase: str = ""
+    verdict: str = ""
+    reasons: list[str] = []
+    candidate: dict[str, str] = {}

@@ -1,0 +1,351 @@
+"""Situation of an Evaluation -> Change: wait for what it compares, start, follow, resume, end with a verdict.
+
+The work is a child process under a handle; what it found arrives as signals. The verdict was computed there from the answers
+(`judgement`), not here: resampling takes seconds, and a pass must stay short enough to switch traffic back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from controller.address import Address
+from controller.change import Action, Change, Cost, Wait
+from controller.errors import listed, nearest
+from controller.kind import Reference, Refs, Situation, Unknown
+from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side, TrainingFacts
+from controller.model import spoken
+
+Situated = Situation[EvaluationSpec, EvaluationState]
+TARGET = ("model", "endpoint", "version")
+TRAINED = "succeeded"
+LOOK_SECONDS = 5.0
+RESUME_SECONDS = (5.0, 30.0, 120.0, 600.0)
+"""Waits before the work is started again, by how often that brought nothing."""
+JUDGE_FRAME_TOKENS = 800
+"""What the judge's wording and the schema take besides question and answers."""
+JUDGE_CALLS = 2 * 2
+"""Both orders, and each may be sent back once because its form is wrong."""
+
+
+def references(spec: EvaluationSpec) -> Iterable[Reference]:
+    out = [Reference(Address.of("TrainingRequest", side.training)) for side in (spec.candidate, spec.baseline) if side.training]
+    if spec.candidate.bound or spec.baseline.bound:
+        out.append(Reference(Address.of("ModelBinding", spec.agent)))
+    return dict.fromkeys(out)
+
+
+def plan(situation: Situated) -> Change:
+    past = situation.past
+    if situation.desired is None:
+        return _removed(situation)
+    if past.ended:
+        reason = f"ended ({past.ended}): a run never starts again; use a new name"
+        return Change(Action.NOOP, reason, before=past.after, after=past.after)
+    if not past.running:
+        return _start(situation, situation.desired.spec)
+    return _go_on(situation, situation.desired.spec)
+
+
+def _removed(situation: Situated) -> Change:
+    past = situation.past
+    if not past.exists:
+        return Change(Action.NOOP, "not there, and not wanted")
+    if past.ended:
+        return Change(Action.DELETE, f"archived ({past.ended})", before=past.after, part="archive")
+    return Change(
+        Action.DELETE,
+        "cancelled: its file is gone; what was answered stays paid",
+        before=past.after,
+        ends="cancelled",
+        part="end",
+        payload={"handle": past.handle, "cancel": True},
+    )
+
+
+# -- start -----------------------------------------------------------------------------------------------------------
+
+
+def _start(situation: Situated, spec: EvaluationSpec) -> Change:
+    refs = situation.refs
+    candidate, baseline = (resolved(side, spec.agent, refs) for side in (spec.candidate, spec.baseline))
+    waits = [*_missing(spec, refs, candidate, baseline), *_unfit(spec, refs, candidate, baseline)]
+    cost, bill, over = priced(spec, refs.environment.get("prices", {}), candidate, baseline)
+    if over:
+        waits.append(Wait("Budget", "budgetUsd", over))
+    state = EvaluationState(
+        agent=spec.agent,
+        phase="running",
+        candidate=candidate or {},
+        baseline=baseline or {},
+        dataset=spec.dataset.label,
+        judge=f"{spec.judge.model} ({spec.judge.prompt})" if spec.judge else "",
+        ceiling=cost.ceiling,
+    ).full()
+    return Change(
+        Action.RUN,
+        f"compares {_named(candidate, spec.candidate)} with {_named(baseline, spec.baseline)} on at most {spec.examples} questions"
+        f" of {spec.dataset.label}, for {bill}",
+        after=state,
+        cost=cost,
+        waits=tuple(waits),
+        running=True,
+        payload={"handle": "", "order": ordered(situation, spec, state)},
+    )
+
+
+def resolved(side: Side, agent: str, refs: Refs) -> dict[str, str] | None:
+    """Model, endpoint and version of a side; None while that is not known."""
+    if side.model is not None:
+        return {"model": side.model, "endpoint": side.endpoint or "", "version": side.version or ""}
+    if side.bound:
+        bound = refs.get(Address.of("ModelBinding", agent))
+        return {key: str(bound[key]) for key in TARGET} if bound else None
+    facts = trained(refs, side)
+    if facts is None or facts.phase != TRAINED or not facts.repo:
+        return None
+    return {"model": facts.repo, "endpoint": side.endpoint or "", "version": facts.version}
+
+
+def trained(refs: Refs, side: Side) -> TrainingFacts | None:
+    """What the training of a side says, or None while it says nothing."""
+    state = of_run(refs, Address.of("TrainingRequest", side.training)) if side.training else None
+    return (
+        TrainingFacts.model_validate({key: state.get(key) for key in TrainingFacts.model_fields if state.get(key)})
+        if state
+        else None
+    )
+
+
+def of_run(refs: Refs, address: Address) -> Mapping[str, Any] | None:
+    """The last state of a run: what is observed while it runs, what the log keeps when it has ended."""
+    return refs.get(address) or refs.past(address).after
+
+
+def _missing(
+    spec: EvaluationSpec, refs: Refs, candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
+) -> Iterable[Wait]:
+    for name, side, found in (("candidate", spec.candidate, candidate), ("baseline", spec.baseline, baseline)):
+        if found is not None:
+            continue
+        if side.bound:
+            address = Address.of("ModelBinding", spec.agent)
+            yield Wait("Reference", address, f"spec.{name}: there is no ModelBinding {spec.agent!r} yet")
+            continue
+        address = Address.of("TrainingRequest", side.training or "")
+        facts, over = trained(refs, side), refs.past(address).ended
+        cause = f"{address} {facts.phase}" if facts and over else str(address)  # so that the log tells when it has failed
+        yield Wait("Reference", cause, f"spec.{name}: {_untrained(refs, address, side)}")
+
+
+def _untrained(refs: Refs, address: Address, side: Side) -> str:
+    facts, past = trained(refs, side), refs.past(address)
+    if past.failed:
+        return f"{address} failed: {past.failed}"
+    if facts is None:
+        return f"there is no {address} yet"
+    if facts.phase == TRAINED:
+        return f"{address} did not push its artefact, so nothing serves it; evaluate what serves it by model, endpoint and version"
+    return f"waits for {address} ({facts.phase or 'not started'})"
+
+
+def _unfit(
+    spec: EvaluationSpec, refs: Refs, candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
+) -> Iterable[Wait]:
+    endpoints = refs.environment.get("endpoints", {})
+    asked = {"candidate": candidate or spec.candidate.full(), "baseline": baseline or spec.baseline.full()}
+    asked |= {"judge": spec.judge.full()} if spec.judge else {}
+    for name, target in asked.items():
+        endpoint = target.get("endpoint")
+        if endpoint and endpoint not in endpoints:
+            known = f"there is no endpoint {endpoint!r}{nearest(endpoint, endpoints)}; allowed: {listed(endpoints)}"
+            yield Wait("Invalid", f"endpoint {endpoint}", f"spec.{name}.endpoint: {known}")
+    if candidate is not None and candidate == baseline:
+        yield Wait(
+            "Invalid", "candidate", f"spec.candidate: {candidate['version']} is the baseline too; there is nothing to compare"
+        )
+    for side in (spec.candidate, spec.baseline):
+        facts = trained(refs, side)
+        if facts is None or facts.source != spec.dataset.label:
+            continue
+        if None in (facts.split, spec.dataset.split) or facts.split == spec.dataset.split:
+            told = f"spec.dataset: {side.training} was trained on {facts.source}; an evaluation on what was trained says nothing"
+            yield Wait("Invalid", "dataset", told)
+
+
+# -- money -----------------------------------------------------------------------------------------------------------
+
+
+def priced(
+    spec: EvaluationSpec, prices: Mapping[str, Any], candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
+) -> tuple[Cost, str, str]:
+    """Estimate and ceiling in USD, how they come about, and why it is too much (or nothing).
+
+    The ceiling is every question, on both sides and before the judge, with all the tokens that it may take. Where no price is
+    known it is the budget, which the work never exceeds. The estimate is half of the ceiling: questions are seldom full, and a
+    judge is seldom sent back.
+    """
+    worst = worst_calls(spec, prices, candidate, baseline)
+    unknown = sorted({name for name, usd in worst.items() if usd is None})
+    if unknown:
+        told = f"at most {spec.budget_usd:.2f} USD (its budget: no price is known for the {' and the '.join(unknown)})"
+        return Cost(spec.budget_usd / 2, spec.budget_usd), told, ""
+    pairs = spec.examples * spec.repetitions
+    ceiling = math.ceil(round(pairs * sum(usd or 0.0 for usd in worst.values()) * 10_000, 3)) / 10_000
+    parts = " + ".join(f"{name} {usd:.4f}" for name, usd in worst.items() if usd is not None)
+    told = f"at most {ceiling:.2f} USD ({spec.examples} questions x {spec.repetitions} x ({parts}))"
+    over = ""
+    if ceiling > spec.budget_usd:
+        over = (
+            f"spec.budgetUsd is {spec.budget_usd:.2f}, and it may cost {told.removeprefix('at most ')}; "
+            "raise it, or lower examples, repetitions, maxTokens or maxInputTokens"
+        )
+    return Cost(ceiling / 2, ceiling), told, over
+
+
+def worst_calls(
+    spec: EvaluationSpec, prices: Mapping[str, Any], candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
+) -> dict[str, float | None]:
+    """USD of one answer of each side and of one judged pair, at most; None where no price is known."""
+    system = (len(spec.system.encode()) + 3) // 4 if spec.system else 0
+    asked = spec.max_input_tokens + system
+    worst = {
+        "candidate": _usd(prices, candidate, asked, spec.max_tokens),
+        "baseline": _usd(prices, baseline, asked, spec.max_tokens),
+    }
+    if spec.judge:
+        shown = JUDGE_FRAME_TOKENS + 2 * spec.max_input_tokens + 2 * spec.max_tokens + spec.judge.max_tokens
+        one = _usd(prices, {"model": spec.judge.model}, shown, spec.judge.max_tokens)
+        worst["judge"] = None if one is None else JUDGE_CALLS * one
+    return worst
+
+
+def _usd(prices: Mapping[str, Any], target: Mapping[str, str] | None, tokens_in: int, tokens_out: int) -> float | None:
+    """Prices are per million tokens."""
+    price = prices.get(target["model"]) if target else None
+    return (tokens_in * price["input"] + tokens_out * price["output"]) / 1_000_000 if price else None
+
+
+def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the child process needs; made from the frozen spec and the sides that were found at the start."""
+    assert situation.desired is not None
+    facts = [trained(situation.refs, side) for side in (spec.candidate, spec.baseline)]
+    return {
+        "name": situation.desired.address.name,
+        "agent": spec.agent,
+        "candidate": state["candidate"],
+        "baseline": state["baseline"],
+        "state": dict(state),
+        "dataset": spec.dataset.full(),
+        "trained_on": [{"source": each.source, "split": each.split} for each in facts if each and each.source],
+        "spec": spec.full(),
+        "worst": worst_calls(
+            spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None
+        ),
+        "ceiling": state["ceiling"],
+    }
+
+
+# -- a run that goes on ----------------------------------------------------------------------------------------------
+
+
+def _go_on(situation: Situated, spec: EvaluationSpec) -> Change:
+    past, seen = situation.past, situation.observed
+    state = dict(past.after or {})
+    if isinstance(seen, Unknown):
+        return _stay(situation, state, f"cannot be seen: {seen.reason}", 4 * LOOK_SECONDS)
+    found = seen.signals if seen and seen.signals else {}
+    if found.get("phase") == "ended":
+        return _completed(situation, state, found)
+    told = _progress(found)
+    if past.started_at is not None and situation.now >= past.started_at + timedelta(seconds=spec.deadline):
+        reason = f"failed: its deadline of {spoken(spec.deadline)} is over, {told}"
+        return _failed(situation, state, found, reason)
+    if found.get("phase") == "running":
+        return _stay(situation, state, told, LOOK_SECONDS)
+    return _resume(situation, spec, state, found, told)
+
+
+def _completed(situation: Situated, state: dict[str, Any], found: Mapping[str, Any]) -> Change:
+    result = found["result"]
+    verdict = result["verdict"]
+    after = EvaluationState.model_validate(
+        {
+            **state,
+            "phase": "completed",
+            "verdict": verdict["verdict"],
+            "reasons": list(verdict["reasons"]),
+            "score": {"candidate": verdict.get("candidate_score"), "baseline": verdict.get("baseline_score")},
+            "needed": verdict.get("needed"),
+            "examples": verdict["examples"],
+            "cost": result.get("cost_usd"),
+            "links": dict(result.get("links", {})),
+        },
+        strict=False,
+    ).full()
+    reason = f"{verdict['verdict']}: {' '.join(verdict['reasons'][:2])} {_spent(result.get('cost_usd'))}"
+    return Change(
+        Action.STEP,
+        reason,
+        before=state,
+        after=after,
+        ends="completed",
+        part="end",
+        evidence={"report": result["report"]},
+        payload={"handle": situation.past.handle},
+    )
+
+
+def _failed(situation: Situated, state: dict[str, Any], found: Mapping[str, Any], reason: str) -> Change:
+    after = {**state, "phase": "failed", "reasons": [reason], "cost": found.get("cost_usd", state.get("cost"))}
+    payload = {"handle": situation.past.handle, "cancel": True}
+    return Change(Action.STEP, reason, before=state, after=after, ends="failed", part="end", payload=payload)
+
+
+def _resume(situation: Situated, spec: EvaluationSpec, state: dict[str, Any], found: Mapping[str, Any], told: str) -> Change:
+    """Its process has ended without a result: killed, an outage, or something that a person has to see first."""
+    done = int(found.get("done", 0))
+    fruitless = state["resumed"] if done == state["resumed_at"] else 0
+    delay = RESUME_SECONDS[min(fruitless, len(RESUME_SECONDS) - 1)]
+    due = datetime.fromisoformat(found["at"]) + timedelta(seconds=delay) if found.get("at") else situation.now
+    why = f" ({found['reason']})" if found.get("reason") else ""
+    if situation.now < due and found.get("phase") != "failed":
+        return _stay(
+            situation, state, f"stopped{why}, goes on in {spoken(round((due - situation.now).total_seconds()))}; {told}", delay
+        )
+    after = {**state, "resumed": fruitless + 1, "resumed_at": done}
+    return Change(
+        Action.STEP,
+        f"goes on after it stopped{why}; {told}",
+        before=state,
+        after=after,
+        running=True,
+        part=f"resume-{done}-{fruitless}",
+        payload={"handle": situation.past.handle, "order": ordered(situation, spec, state)},
+    )
+
+
+def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: float) -> Change:
+    again = situation.now + timedelta(seconds=seconds)
+    return Change(Action.NOOP, reason, before=state, after=state, again=again, running=True)
+
+
+# -- sentences -------------------------------------------------------------------------------------------------------
+
+
+def _progress(found: Mapping[str, Any]) -> str:
+    if not found.get("total"):
+        return "no call has been made yet"
+    return f"{found.get('done', 0)} of {found['total']} calls done. {_spent(found.get('cost_usd'))}".rstrip(".")
+
+
+def _spent(usd: float | None) -> str:
+    return "What it cost is not known." if usd is None else f"{usd:.2f} USD were spent."
+
+
+def _named(target: Mapping[str, str] | None, side: Side) -> str:
+    if target:
+        return f"{target['model']} {target['version']}"
+    return "what is bound" if side.bound else f"the artefact of {side.training}"

@@ -1,0 +1,54 @@
+"""Reality of evaluations: local work, a child process of this machine under a handle (`clients/evaluations.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from controller.address import Address
+from controller.change import Action, Change
+from controller.errors import Permanent, Temporary
+from controller.kind import Clients, Intent, Known, Observed, Outcome, Report, Unknown
+from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState
+
+
+class EvaluationProvider:
+    """Starts the work, looks at it, ends it. One call takes seconds."""
+
+    def __init__(self, clients: Clients) -> None:
+        self.clients = clients
+
+    def observe(self, known: Sequence[Known[EvaluationSpec]]) -> Mapping[Address, Observed[EvaluationState] | Unknown]:
+        seen: dict[Address, Observed[EvaluationState] | Unknown] = {}
+        for one in known:
+            if one.past.after is None:
+                continue
+            state = EvaluationState.model_validate(one.past.after, strict=False)
+            if not one.past.running:
+                seen[one.address] = Observed(state)
+                continue
+            try:
+                seen[one.address] = Observed(state, self.clients.open("evaluations").look(one.past.handle))
+            except (Temporary, Permanent) as error:
+                seen[one.address] = Unknown(str(error))
+        return seen
+
+    def apply(self, change: Change, report: Report) -> Outcome:
+        door, given = self.clients.open("evaluations"), change.payload or {}
+        if change.action is Action.RUN:
+            return Outcome(handle=door.start(change.intent, given["order"]))
+        if given.get("cancel") and given["handle"]:
+            spent = door.cancel(given["handle"])
+            return Outcome(said=spent["said"], notes={"cost_usd": spent["cost_usd"]})
+        if "order" in given:
+            door.resume(given["handle"], given["order"])
+        elif change.ends and change.after:
+            return Outcome(notes={"cost_usd": change.after.get("cost")})
+        return Outcome()
+
+    def find(self, intent: Intent) -> Outcome | Unknown | None:
+        """Only a start is paid; its folder on this machine is the proof that it was made."""
+        try:
+            found = self.clients.open("evaluations").find(intent.key)
+        except (Temporary, Permanent) as error:
+            return Unknown(str(error))
+        return Outcome(after=found["state"], handle=found["handle"]) if found else None
