@@ -10,6 +10,8 @@ DOORS: Mapping[str, tuple[str, str]] = {
     "gateway": ("controller.clients.gateway", "connect"),
     "files": ("controller.clients.files", "Files"),
     "reload": ("controller.clients.reload", "Reload"),
+    "training": ("controller.clients.training", "connect"),
+    "datasets": ("controller.clients.datasets", "connect"),
 }
 """Name of a door -> the module and the callable that opens it with (settings)."""
 

@@ -16,23 +16,20 @@ Stage = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One attempt. `request` is the program's, without its output and data; `record` is kept beside the job for `find`.
+    """One attempt. `intent` is its label, `run` the intent under which the run as a whole is paid for: the program's claim.
 
-    `rows` is a JSON-lines file of this machine; `timeout` in seconds.
+    `request` is the program's, without its output and data; `record` is kept beside the job for `find`; `rows` is a JSON-lines
+    file of this machine, named by its content; `timeout` in seconds.
     """
 
     intent: str
+    run: str
     attempt: int
     request: Mapping[str, Any]
     rows: Path
     hardware: str
     timeout: float
     record: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def root(self) -> str:
-        """The intent of the run; attempts after the first have a part behind it."""
-        return self.intent.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,15 @@ from controller.errors import Permanent
 from controller.resource import digest
 
 CODES = {1: "unexpected", 2: "request_invalid", 3: "dataset_invalid", 4: "model_not_loaded", 5: "out_of_memory", 6: "hub_failed"}
-CODES |= {7: "diverged", 8: "result_broken", 75: "preempted", 76: "claim_lost", 77: "timeout", 137: "out_of_memory"}
+CODES |= {
+    7: "diverged",
+    8: "result_broken",
+    75: "preempted",
+    76: "claim_lost",
+    77: "timeout",
+    137: "out_of_memory",
+    143: "preempted",
+}
 """Exit code of the program -> what it means here. 137: killed, on a machine of jobs for its memory."""
 _NAMES = {"terminated": "preempted", "deadline": "timeout"}
 CURVE_POINTS = 60
