@@ -38,11 +38,13 @@ class Place:
         self.backend = make()
         self.repo = "" if name == "local" else "acme/turnout-docs-v1"
 
-    def order(self, agent: str = "docs", intent: str = "k1", attempt: int = 1, batch: int = 4, **more: Any) -> Order:
+    def order(
+        self, agent: str = "docs", intent: str = "k1", attempt: int = 1, batch: int = 4, run: str = "k1", **more: Any
+    ) -> Order:
         rows = self.folder / f"{'a' * 40}.jsonl"
         rows.write_text('{"inputs": {"task": "t"}, "outputs": {"code": "c"}}\n')
         request = {"agent": agent, "batch": batch, "accumulation": 4, "push": bool(self.repo), "hub_repository": self.repo or None}
-        return Order(intent, "k1", attempt, request, rows, self.hardware, more.pop("timeout", 3600.0), {"agent": agent, **more})
+        return Order(intent, run, attempt, request, rows, self.hardware, more.pop("timeout", 3600.0), {"agent": agent, **more})
 
     def until(self, handle: str, *stages: str) -> Sight:
         for _ in range(2000):
@@ -53,6 +55,15 @@ class Place:
             assert sight.stage not in ENDED, sight
             time.sleep(0.01)
         raise AssertionError(f"never {stages}")
+
+    def begun(self, handle: str) -> Sight:
+        """Until the program has told all its steps (a `slow` one then waits to be stopped)."""
+        for _ in range(2000):
+            sight = self.until(handle, "running", "queued")
+            if sight.progress.get("step") == 3:
+                return sight
+            time.sleep(0.01)
+        raise AssertionError("it never told a step")
 
 
 @pytest.fixture
@@ -66,18 +77,25 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HuggingF
 
 @pytest.fixture
 def hub(double: HuggingFaceDouble, tmp_path: Path) -> Hub:
-    (tmp_path / "hub.token").write_text(TOKEN)
-    opened = connect(HuggingFace(url=double.url, namespace="acme", token="file:hub.token"), tmp_path)
+    return hub_of(double, tmp_path)
+
+
+def hub_of(double: HuggingFaceDouble, folder: Path) -> Hub:
+    (folder / "hub.token").write_text(TOKEN)
+    opened = connect(HuggingFace(url=double.url, namespace="acme", token="file:hub.token"), folder)
     opened.jobs.quiet_seconds = 0.1
     return opened
+
+
+def hub_place(hub: Hub, folder: Path) -> Place:
+    fallback = Prices("2026-11-01", False, {})
+    return Place("hf_jobs", folder, lambda: HubTraining(lambda: hub, PROGRAM.read_text, fallback), "a10g-small")
 
 
 @pytest.fixture(params=["local", "hf_jobs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "hf_jobs":
-        hub = request.getfixturevalue("hub")
-        fallback = Prices("2026-11-01", False, {})
-        yield Place("hf_jobs", tmp_path, lambda: HubTraining(lambda: hub, PROGRAM.read_text, fallback), "a10g-small")
+        yield hub_place(request.getfixturevalue("hub"), tmp_path)
         return
     found = Place("local", tmp_path, lambda: LocalTraining(tmp_path / "training", PROGRAM, hub=_no_hub), "this-machine")
     yield found
@@ -136,7 +154,7 @@ def test_a_fresh_controller_finds_it_by_its_intent_with_what_was_kept(place: Pla
     assert (found.handle, dict(found.record)) == (handle, {"agent": "slow", "phase": "queued"})
     assert fresh.find("k2") is None
     place.backend = fresh
-    place.until(handle, "running")
+    place.begun(handle)
     fresh.cancel(handle)
     place.until(handle, "failed", "cancelled")
     fresh.cancel(handle)  # once more does no harm
@@ -144,11 +162,7 @@ def test_a_fresh_controller_finds_it_by_its_intent_with_what_was_kept(place: Pla
 
 def test_progress_is_told_while_it_runs(place: Place) -> None:
     handle = place.backend.start(place.order("slow"))
-    for _ in range(2000):
-        sight = place.until(handle, "running", "queued")
-        if sight.progress.get("step") == 3:
-            break
-        time.sleep(0.01)
+    sight = place.begun(handle)
     assert sight.progress == {"step": 3, "steps": 3, "loss": 0.0, "eta_seconds": 0}
     assert (sight.batch, sight.accumulation) == (4, 4)
     place.backend.cancel(handle)
@@ -190,10 +204,10 @@ def local(tmp_path: Path) -> Iterator[Place]:
 
 def test_started_again_it_is_the_same_process(local: Place) -> None:
     handle = local.backend.start(local.order("slow"))
-    local.until(handle, "running")
+    local.begun(handle)
     for _ in range(3):
         assert local.make().start(local.order("slow")) == handle
-    assert starts(local) <= 1
+    assert starts(local) == 1
     local.backend.cancel(handle)
     assert local.until(handle, "failed").code == "preempted"
     assert local.make().start(local.order("slow")) == handle  # an attempt is one attempt: the next one has another intent
@@ -202,14 +216,14 @@ def test_started_again_it_is_the_same_process(local: Place) -> None:
 
 def test_it_lives_on_without_its_controller_and_in_a_session_of_its_own(local: Place) -> None:
     handle = local.backend.start(local.order("slow"))
-    local.until(handle, "running")
+    local.begun(handle)
     pid = int(next(local.folder.glob("training/*/process-1")).read_text().split()[0])
     assert os.getsid(pid) == pid != os.getsid(0)
 
 
 def test_a_number_that_the_kernel_gave_to_somebody_else_is_left_alone(local: Place) -> None:
     handle = local.backend.start(local.order("slow"))
-    local.until(handle, "running")
+    local.begun(handle)
     path = next(local.folder.glob("training/*/process-1"))
     true = path.read_text()
     path.write_text(f"{os.getpid()} 1 another-boot\n")
@@ -222,7 +236,7 @@ def test_a_number_that_the_kernel_gave_to_somebody_else_is_left_alone(local: Pla
 
 def test_killed_without_a_word_it_is_lost_and_the_next_attempt_takes_over(local: Place) -> None:
     handle = local.backend.start(local.order("slow"))
-    local.until(handle, "running")
+    local.begun(handle)
     end_all(local.folder)
     assert local.until(handle, "lost").message.startswith("its process ended without an exit code")
     local.backend.start(local.order("docs", intent="k1/attempt-2", attempt=2))
@@ -249,8 +263,7 @@ def test_a_training_of_another_machine_cannot_be_seen_from_here(local: Place) ->
 
 @pytest.fixture
 def jobs(hub: Hub, tmp_path: Path) -> Place:
-    fallback = Prices("2026-11-01", False, {})
-    return Place("hf_jobs", tmp_path, lambda: HubTraining(lambda: hub, PROGRAM.read_text, fallback), "a10g-small")
+    return hub_place(hub, tmp_path)
 
 
 def paid(double: HuggingFaceDouble) -> int:
@@ -282,13 +295,22 @@ def test_dated_prices_count_where_the_list_cannot_be_read(tmp_path: Path) -> Non
     assert HubTraining(lambda: hub, PROGRAM.read_text, fallback).prices() is fallback
 
 
-def test_a_job_at_its_time_out_is_told_as_that(jobs: Place, double: HuggingFaceDouble) -> None:
-    double.script("{}", end="NEVER", running=0)
-    handle = jobs.backend.start(jobs.order(timeout=60.0))
-    double.advance(120)
-    sight = jobs.until(handle, "failed")
+def test_a_job_at_its_time_out_is_told_as_that(tmp_path: Path) -> None:
+    with HuggingFaceDouble(tmp_path / "scripted", Options(accounts={TOKEN: Account("ada", ("acme",))})) as double:
+        jobs = hub_place(hub_of(double, tmp_path), tmp_path)
+        double.script("{}", end="NEVER", running=1)
+        handle = jobs.backend.start(jobs.order(timeout=120.0))
+        double.advance(600)
+        sight = jobs.until(handle, "failed")
     assert sight.code == "timeout"
-    assert sight.cost_usd == pytest.approx(1.0 / 60, rel=0.01)
+    assert sight.cost_usd == pytest.approx(2 / 60, rel=0.01)
+
+
+def test_cancelled_before_its_program_begins_it_never_works(local: Place) -> None:
+    for number in range(6):  # the moment falls differently each time
+        handle = local.backend.start(local.order("slow", intent=f"k{number}", run=f"k{number}"))
+        local.backend.cancel(handle)
+        assert local.until(handle, "failed").code == "preempted"
 
 
 # -- the real program -------------------------------------------------------------------------------------------------

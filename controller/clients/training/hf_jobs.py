@@ -107,7 +107,7 @@ class HubTraining:
         job = hub.jobs.get(handle)
         stage = _STAGES.get(job.stage, "running")
         lines = hub.jobs.lines(handle).lines if stage in ("running", "failed") else ()
-        code, message = _ending(job)
+        code, message = _ending(job) if stage == "failed" else ("", "")
         events = progress.events_of(lines)
         return progress.sight_of(events, stage, code=code, message=message, seconds=job.running_seconds, cost_usd=job.cost_usd)
 

@@ -39,12 +39,23 @@ THIS_MACHINE = "this-machine"
 START_SECONDS = 10.0
 """How long an attempt may take to say who it is; a shell needs milliseconds."""
 _WRAPPER = """\
-place=$1; number=$2; shift 2
+place=$1; number=$2; shift 2; stopped=; code=1
+trap 'stopped=1' TERM INT
 born=$(sed 's/.*) //' /proc/$$/stat | cut -d' ' -f20)
 ( set -C; echo "$$ $born $(cat /proc/sys/kernel/random/boot_id)" > "$place/process-$number" ) 2>/dev/null || exit 76
-trap : TERM INT
-"$@"
-code=$?
+"$@" &
+child=$!
+while kill -0 $child 2>/dev/null; do
+  if [ -n "$stopped" ]; then  # said until it is heard: a program that is just being started may miss it
+    case "$(cat /proc/$child/stat 2>/dev/null)" in
+      *") Z "*|"") ;;
+      *) kill -TERM $child 2>/dev/null; sleep 0.3; continue ;;
+    esac
+  fi
+  wait $child; code=$?
+done
+wait $child 2>/dev/null; last=$?
+[ $last = 127 ] || code=$last
 echo $code > "$place/exit-$number.draft" && mv "$place/exit-$number.draft" "$place/exit-$number"
 exit $code
 """
