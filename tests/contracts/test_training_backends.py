@@ -326,7 +326,14 @@ def test_the_real_program_trains_a_tiny_model(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     lines = [{"inputs": {"task": f"add {n}"}, "outputs": {"code": f"def add_{n}(x): return x + {n}"}} for n in range(40)]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    request = {"agent": "docs", "method": "sft", "base_model": {"tiny": {}}, "learning_rate": 0.01, "accumulation": 1, "max_length": 64}
+    request = {
+        "agent": "docs",
+        "method": "sft",
+        "base_model": {"tiny": {}},
+        "learning_rate": 0.01,
+        "accumulation": 1,
+        "max_length": 64,
+    }
     handle = backend.start(Order("k1", "k1", 1, request, rows, "this-machine", 600.0))
     for _ in range(6000):
         sight = backend.look([handle])[handle]

@@ -17,7 +17,7 @@ from controller.proxy import table as proxy
 from controller.testing.cases import Case, Mismatch, Ran, contract, load_cases, run_case, walk
 
 HERE = Path(__file__).parent
-LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12}
+LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "TrainingRequest": 50}
 
 
 def folder(kind: Kind[Any, Any]) -> Path:

@@ -7,9 +7,9 @@ and all that an evaluation or a rollout may want to know of its result.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
 from pydantic_core import CoreSchema
 
 from controller.model import Name, Percent, Seconds, Spec, Text
@@ -18,6 +18,15 @@ SEMANTIC = r"^v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-
 TINY = "tiny"
 _SOURCE = re.compile(r"(ls://[^\s@]+|hf://[\w.-]+/[\w.-]+)(@[^\s@]+)?")
 _FORMS = "ls://NAME-OR-ID, hf://ORG/NAME (each with @REVISION if it has to be one), or {files: [...]}"
+
+
+def _semantic(value: str) -> str:
+    if not re.fullmatch(SEMANTIC, value):
+        raise ValueError(f"{value!r} is not a semantic version; write one like v1.1.0 or v1.1.0-beta.1")
+    return value
+
+
+Version = Annotated[Text, AfterValidator(_semantic), WithJsonSchema({"type": "string", "pattern": SEMANTIC})]
 
 
 class Dataset(Spec):
@@ -101,8 +110,8 @@ class TrainingSpec(Spec):
     """A new name is a new run; an ended one is never started again."""
 
     agent: Name = Field(title="Agent", description="Whose model it is.", examples=["feature_dev"])
-    version: Text = Field(
-        title="Version", description="Semantic version of the result.", examples=["v1.1.0-beta.1"], pattern=SEMANTIC, max_length=64
+    version: Version = Field(
+        title="Version", description="Semantic version of the result.", examples=["v1.1.0-beta.1"], max_length=64
     )
     method: Literal["sft", "dpo", "orpo"] = Field(title="Method", description="How it learns.", examples=["sft"])
     dataset: Dataset = Field(title="Data set", description="What it learns from.", examples=["ls://feature-dev-2026"])
