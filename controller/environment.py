@@ -170,61 +170,6 @@ class Price(Spec):
     as_of: Text | None = Field(None, alias="asOf", title="As of", description="When it was read.", examples=["2026-11-01"])
 
 
-class ProxyAddress(Spec):
-    """A data plane that this environment drives."""
-
-    url: Text = Field(
-        title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
-    )
-    token: LocalSecret | None = Field(
-        None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
-    )
-    workers: int = Field(
-        1, ge=1, le=64, title="Workers", description="Processes that share the port, where `turnout up` starts it.", examples=[2]
-    )
-    access_log: Text | None = Field(
-        None,
-        alias="accessLog",
-        title="Access log",
-        description="File for a JSON line a request.",
-        examples=["/var/log/proxy.jsonl"],
-    )
-    otel: Annotated[str, Field(pattern=r"^https?://")] | None = Field(
-        None, title="OpenTelemetry", description="OTLP/HTTP collector of spans.", examples=["http://127.0.0.1:4318/v1/traces"]
-    )
-
-
-class Author(Spec):
-    """Who the controller's commits are from."""
-
-    name: Text = Field("Turnout", title="Name", description="Author of commits.", examples=["Turnout"])
-    email: Text = Field("turnout@localhost", title="E-mail", description="Author's address.", examples=["turnout@acme.dev"])
-
-
-class Rule(Spec):
-    """One policy rule over changes."""
-
-    match: Text = Field("*", title="Match", description="Pattern over addresses.", examples=["ModelBinding/*"])
-    actions: tuple[Literal["create", "update", "replace", "delete", "run", "step"], ...] = Field(
-        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False
-    )
-    reason: Text = Field("policy", title="Reason", description="Shown to whoever waits.", examples=["frozen for the release"])
-
-
-class Brake(Spec):
-    """How much may be removed at once."""
-
-    fraction: Percent = Field(30.0, title="Fraction", description="Percent of what exists.", examples=["30%"])
-    population: int = Field(10, ge=1, title="Population", description="From how many resources on it counts.", examples=[10])
-
-
-class Rules(Spec):
-    """Policy of the environment."""
-
-    deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
-    brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
-
-
 class Hyperparameters(Spec):
     """How a LoRA is trained."""
 
@@ -347,6 +292,61 @@ class TrainingDefaults(Spec):
     )
 
 
+class ProxyAddress(Spec):
+    """A data plane that this environment drives."""
+
+    url: Text = Field(
+        title="URL", description="Where the proxy listens.", examples=["http://127.0.0.1:5800"], pattern=r"^https?://[^\s/@]+(/|$)"
+    )
+    token: LocalSecret | None = Field(
+        None, title="Token", description="Reference to the admin token.", examples=["file:gateway.token"]
+    )
+    workers: int = Field(
+        1, ge=1, le=64, title="Workers", description="Processes that share the port, where `turnout up` starts it.", examples=[2]
+    )
+    access_log: Text | None = Field(
+        None,
+        alias="accessLog",
+        title="Access log",
+        description="File for a JSON line a request.",
+        examples=["/var/log/proxy.jsonl"],
+    )
+    otel: Annotated[str, Field(pattern=r"^https?://")] | None = Field(
+        None, title="OpenTelemetry", description="OTLP/HTTP collector of spans.", examples=["http://127.0.0.1:4318/v1/traces"]
+    )
+
+
+class Author(Spec):
+    """Who the controller's commits are from."""
+
+    name: Text = Field("Turnout", title="Name", description="Author of commits.", examples=["Turnout"])
+    email: Text = Field("turnout@localhost", title="E-mail", description="Author's address.", examples=["turnout@acme.dev"])
+
+
+class Rule(Spec):
+    """One policy rule over changes."""
+
+    match: Text = Field("*", title="Match", description="Pattern over addresses.", examples=["ModelBinding/*"])
+    actions: tuple[Literal["create", "update", "replace", "delete", "run", "step"], ...] = Field(
+        (), title="Actions", description="Which actions; empty = all.", examples=[["delete"]], strict=False
+    )
+    reason: Text = Field("policy", title="Reason", description="Shown to whoever waits.", examples=["frozen for the release"])
+
+
+class Brake(Spec):
+    """How much may be removed at once."""
+
+    fraction: Percent = Field(30.0, title="Fraction", description="Percent of what exists.", examples=["30%"])
+    population: int = Field(10, ge=1, title="Population", description="From how many resources on it counts.", examples=[10])
+
+
+class Rules(Spec):
+    """Policy of the environment."""
+
+    deny: tuple[Rule, ...] = Field((), title="Deny", description="Changes that never go.", examples=[[]], strict=False)
+    brake: Brake = Field(Brake(), title="Brake", description="Against mass removal.", examples=[{"fraction": "30%"}])
+
+
 class EnvironmentSpec(Spec):
     """One environment: what it reads, what it drives, and its rules."""
 
@@ -380,6 +380,9 @@ class EnvironmentSpec(Spec):
     prices: dict[str, Price] = Field(
         {}, title="Prices", description="Dated prices by model.", examples=[{"acme/small": {"input": 0.2, "output": 0.6}}]
     )
+    training: TrainingDefaults = Field(
+        TrainingDefaults(), title="Training", description="Defaults of training requests.", examples=[{"backend": "hf_jobs"}]
+    )
     proxies: dict[str, ProxyAddress] = Field(
         {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]
     )
@@ -394,9 +397,6 @@ class EnvironmentSpec(Spec):
     )
     log_content: bool = Field(
         False, alias="logContent", title="Log content", description="Whether proxies may log prompts and answers.", examples=[False]
-    )
-    training: TrainingDefaults = Field(
-        TrainingDefaults(), title="Training", description="Defaults of training requests.", examples=[{"backend": "hf_jobs"}]
     )
     rules: Rules = Field(Rules(), title="Rules", description="Policy.", examples=[{"approvalAboveUsd": 10}])
 

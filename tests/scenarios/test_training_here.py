@@ -6,20 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controller import reconcile
 from controller.clients.datasets import Datasets
 from controller.clients.training import Backends
 from controller.clients.training.local import LocalTraining
 from controller.environment import TrainingDefaults
-from controller.kind import Known
-from controller.observe import observe
-from controller.plan import World
 from controller.testing.doubles import Killed
 from controller.testing.simulation import Simulation
 
@@ -69,8 +64,7 @@ def _nobody() -> Any:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
-    ask_before_a_run_starts(monkeypatch)
+def here(tmp_path: Path) -> Iterator[Here]:
     found = Here(tmp_path)
     yield found
     for pid in found.pids():
@@ -78,26 +72,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def ask_before_a_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """See the fixture of this name in test_training_runs.py."""
-
-    def observed_world(flow: Any, loaded: Any) -> World:
-        world = reconcile.world_of(flow, loaded)
-        asked = {
-            name: [
-                Known(address, reconcile._resource(world, address), world.past(address))
-                for address in sorted({*world.entries, *world.inventory})
-                if address.kind == name
-                and (not kind.once or world.past(address).running or not (kind.declared or world.past(address).ended))
-            ]
-            for name, kind in flow.kinds.items()
-            if kind.provider is not None
-        }
-        return replace(world, observed=observe(asked, lambda name: reconcile.provider_of(flow, loaded.settings, name), flow.pool))
-
-    monkeypatch.setattr(reconcile, "observed_world", observed_world)
 
 
 def test_it_trains_and_what_it_left_is_looked_at(here: Here) -> None:

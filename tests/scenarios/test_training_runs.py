@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controller import reconcile
 from controller.clients.datasets import Datasets
 from controller.clients.huggingface import OutcomeUnknown
 from controller.clients.training import Backends
 from controller.clients.training.backend import Found, Hardware, Order, Prices, Sight, Verified
 from controller.environment import TrainingDefaults
 from controller.errors import Permanent, Temporary
-from controller.kind import Known
-from controller.observe import observe
 from controller.testing.doubles import Faults
 from controller.testing.simulation import Simulation
 
 USD_PER_HOUR = 1.2
+HOUR = 3600.0
 
 
 class Jobs:
@@ -188,31 +185,6 @@ spec:
   repository: acme/docs-v1
 {more}"""
     }
-
-
-@pytest.fixture(autouse=True)
-def asks_before_a_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flow asks a provider about runs that have not started, and about those that were adopted: prices and data sets are
-    signals of a run that is not there yet. (In the flow itself: `not past.ended` in the place of `past.running`.)"""
-
-    def observed_world(flow: Any, loaded: Any) -> Any:
-        world = reconcile.world_of(flow, loaded)
-        asked: dict[str, list[Known[Any]]] = {}
-        for name, kind in flow.kinds.items():
-            if kind.provider is not None:
-                asked[name] = [
-                    Known(address, reconcile._resource(world, address), world.past(address))
-                    for address in sorted({*world.entries, *world.inventory})
-                    if address.kind == name
-                    and (not kind.once or world.past(address).running or not (kind.declared or world.past(address).ended))
-                ]
-        seen = observe(asked, lambda name: reconcile.provider_of(flow, loaded.settings, name), flow.pool)
-        return replace(world, observed=seen)
-
-    monkeypatch.setattr(reconcile, "observed_world", observed_world)
-
-
-HOUR = 3600.0
 
 
 def test_one_commit_trains_once_and_the_run_says_what_came_of_it(tmp_path: Path) -> None:
