@@ -170,6 +170,128 @@ class Price(Spec):
     as_of: Text | None = Field(None, alias="asOf", title="As of", description="When it was read.", examples=["2026-11-01"])
 
 
+class Hyperparameters(Spec):
+    """How a LoRA is trained."""
+
+    learning_rate: float = Field(
+        2e-5, gt=0, alias="learningRate", title="Learning rate", description="Highest of the schedule.", examples=[2e-5]
+    )
+    epochs: float = Field(3.0, gt=0, title="Epochs", description="How often each row is seen.", examples=[3])
+    batch: int = Field(4, ge=1, title="Batch", description="Rows at once on the hardware.", examples=[4])
+    accumulation: int = Field(4, ge=1, title="Accumulation", description="Batches an optimizer step.", examples=[4])
+    warmup_ratio: float = Field(
+        0.1, ge=0, lt=1, alias="warmupRatio", title="Warm-up", description="Share of the steps.", examples=[0.1]
+    )
+    max_length: int = Field(
+        8192, ge=16, alias="maxLength", title="Sequence length", description="Tokens of prompt and answer.", examples=[8192]
+    )
+    lora_rank: int = Field(32, ge=1, alias="loraRank", title="LoRA rank", description="16 to 32 is sane.", examples=[32])
+    lora_alpha: float = Field(
+        64.0, gt=0, alias="loraAlpha", title="LoRA alpha", description="Usually twice the rank.", examples=[64]
+    )
+    lora_dropout: float = Field(0.1, ge=0, lt=1, alias="loraDropout", title="LoRA dropout", description="Share.", examples=[0.1])
+    lora_targets: tuple[Text, ...] = Field(
+        ("q_proj", "v_proj", "k_proj", "o_proj"),
+        alias="loraTargets",
+        title="LoRA targets",
+        description="Layers that get adapters; `all-linear` = every one.",
+        examples=[["q_proj", "v_proj"]],
+        strict=False,
+    )
+    beta: float = Field(0.1, gt=0, title="Beta", description="Of dpo and orpo.", examples=[0.1])
+    seed: int = Field(42, ge=0, title="Seed", description="Of all that is drawn.", examples=[42])
+
+
+class TrainingMode(Spec):
+    """What a mode changes."""
+
+    examples: int | None = Field(None, ge=3, title="Examples", description="Rows at most; none = all.", examples=[100])
+    timeout: Seconds = Field(10800.0, gt=0, title="Time-out", description="Of one attempt; bounds its cost.", examples=["3h"])
+    minimum: int = Field(0, ge=0, title="Minimum", description="Distinct rows at least; 0 = the method's own.", examples=[50])
+    lora_rank: int | None = Field(None, ge=1, alias="loraRank", title="LoRA rank", description="In this mode.", examples=[16])
+    lora_alpha: float | None = Field(None, gt=0, alias="loraAlpha", title="LoRA alpha", description="In this mode.", examples=[32])
+
+
+class HardwareChoice(Spec):
+    """Hardware for models up to a size: the first name that the backend lists."""
+
+    below: float | None = Field(None, gt=0, title="Below", description="Billions of parameters; none = all others.", examples=[3])
+    names: tuple[Text, ...] = Field(title="Names", description="In order of preference.", examples=[["a10g-small"]], strict=False)
+
+
+class HardwarePrice(Spec):
+    """A dated price of hardware, for where the backend's own list cannot be read."""
+
+    usd_per_hour: float = Field(ge=0, alias="usdPerHour", title="Price", description="USD an hour.", examples=[1.1])
+    gpu: str = Field("", title="GPU", description="Model of the accelerators.", examples=["A10G"])
+    gpus: int = Field(0, ge=0, title="GPUs", description="How many.", examples=[1])
+    as_of: Text = Field(alias="asOf", title="As of", description="When it was read.", examples=["2026-11-01"])
+
+
+def _choices() -> tuple[HardwareChoice, ...]:
+    """Under 3B one A10G, to 13B two, above the largest that is listed (Hugging Face Jobs has no H100: an H200)."""
+    small, middle, large = ("a10g-small", "a10g-large"), ("a10g-largex2",), ("h100", "h200", "a100-large")
+    return (HardwareChoice(below=3.0, names=small), HardwareChoice(below=13.0, names=middle), HardwareChoice(names=large))
+
+
+def _fallback_prices() -> dict[str, HardwarePrice]:
+    """Of November 2026: what teams assumed for A10G and H100, and what Hugging Face listed for the H200."""
+    rows = {"a10g-small": (1.1, "A10G", 1), "a10g-largex2": (2.2, "A10G", 2), "h100": (4.5, "H100", 1), "h200": (5.0, "H200", 1)}
+    return {name: HardwarePrice(usd_per_hour=usd, gpu=gpu, gpus=n, as_of="2026-11-01") for name, (usd, gpu, n) in rows.items()}
+
+
+class TrainingDefaults(Spec):
+    """Defaults of training requests; frozen into a run when it starts."""
+
+    backend: Literal["local", "hf_jobs"] = Field("local", title="Backend", description="Where it trains.", examples=["hf_jobs"])
+    base_model: Text | None = Field(
+        None, alias="baseModel", title="Base model", description="Where a request names none.", examples=["Qwen/Qwen2.5-Coder-7B"]
+    )
+    org: Text | None = Field(None, title="Organisation", description="`{org}` of repository names.", examples=["acme"])
+    prefix: Text = Field("turnout", title="Prefix", description="`{prefix}` of repository names.", examples=["code-chef"])
+    repository: Text = Field(
+        "{org}/{prefix}-{agent}-{version}",
+        title="Repository",
+        description="Name on the Hub, of {org} {prefix} {agent} {version} {date}.",
+        examples=["{org}/{prefix}-{agent}-{version}"],
+    )
+    python: Text | None = Field(
+        None,
+        title="Python",
+        description="Interpreter with the program's packages, for local; default: TURNOUT_TRAINING_PYTHON, else this one.",
+        examples=["/opt/training/bin/python"],
+    )
+    token: LocalSecret | None = Field(
+        None, title="Token", description="Hub token of the program; default: HF_TOKEN of this process.", examples=["env:HF_TOKEN"]
+    )
+    retries: int = Field(2, ge=0, le=10, title="Retries", description="After out-of-memory or preemption.", examples=[2])
+    setup: Seconds = Field(300.0, title="Set-up", description="Packages and weights, before training.", examples=["5m"])
+    hyperparameters: Hyperparameters = Field(
+        Hyperparameters(), title="Hyperparameters", description="Of every run.", examples=[{"epochs": 3}]
+    )
+    demo: TrainingMode = Field(
+        TrainingMode(examples=100, timeout=1800.0, minimum=20, lora_rank=16, lora_alpha=32.0),
+        title="Demo",
+        description="A quick look: about 0.50 USD, 5 minutes.",
+        examples=[{"examples": 100}],
+    )
+    production: TrainingMode = Field(
+        TrainingMode(),
+        title="Production",
+        description="The whole data set: 3.50 to 15 USD, 90 minutes.",
+        examples=[{"timeout": "3h"}],
+    )
+    hardware: tuple[HardwareChoice, ...] = Field(
+        _choices(), title="Hardware", description="By size of the base model.", examples=[[{"names": ["h200"]}]], strict=False
+    )
+    prices: dict[str, HardwarePrice] = Field(
+        _fallback_prices(),
+        title="Prices",
+        description="Where the backend's list cannot be read.",
+        examples=[{"a10g-small": {"usdPerHour": 1.1, "gpu": "A10G", "gpus": 1, "asOf": "2026-11-01"}}],
+    )
+
+
 class ProxyAddress(Spec):
     """A data plane that this environment drives."""
 
@@ -300,6 +422,9 @@ class EnvironmentSpec(Spec):
     )
     prices: dict[str, Price] = Field(
         {}, title="Prices", description="Dated prices by model.", examples=[{"acme/small": {"input": 0.2, "output": 0.6}}]
+    )
+    training: TrainingDefaults = Field(
+        TrainingDefaults(), title="Training", description="Defaults of training requests.", examples=[{"backend": "hf_jobs"}]
     )
     proxies: dict[str, ProxyAddress] = Field(
         {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]

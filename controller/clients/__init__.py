@@ -13,6 +13,8 @@ DOORS: Mapping[str, tuple[str, str]] = {
     "haproxy": ("controller.clients.haproxy", "Haproxies"),
     "kubernetes": ("controller.clients.kubernetes", "Kubernetes"),
     "reload": ("controller.clients.reload", "Reload"),
+    "training": ("controller.clients.training", "connect"),
+    "datasets": ("controller.clients.datasets", "connect"),
 }
 """Name of a door -> the module and the callable that opens it with (settings)."""
 

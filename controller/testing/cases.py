@@ -228,7 +228,9 @@ def _observed(kind: Kind[Any, Any], given: Any, signals: Any, past: Past) -> Obs
         return Observed(past.after, signals) if past.after is not None or signals else None
     if unknown:
         return Unknown(given["unknown"])
-    return None if given is None else Observed(kind.state.model_validate(given, strict=False), signals)
+    if given is None:
+        return Observed(None, signals) if signals else None
+    return Observed(kind.state.model_validate(given, strict=False), signals)
 
 
 def _refs(of: Kind[Any, Any], given: Mapping[str, Any], spec: Any, past: Past) -> Refs:

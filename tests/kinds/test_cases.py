@@ -18,7 +18,7 @@ from controller.resource import Resource
 from controller.testing.cases import Case, Mismatch, Ran, contract, load_cases, run_case, walk
 
 HERE = Path(__file__).parent
-LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "Evaluation": 16}
+LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "Evaluation": 16, "TrainingRequest": 50}
 
 
 def folder(kind: Kind[Any, Any]) -> Path:

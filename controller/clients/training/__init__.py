@@ -1,0 +1,66 @@
+"""The doors `training` (where models are trained) and `datasets` (what they learn from), opened with an environment's settings.
+
+The vendor behind a backend is opened when that backend is first used: who trains on this machine needs no account anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller import programs
+from controller.clients import huggingface
+from controller.clients.huggingface import Hub, HuggingFace
+from controller.clients.training.backend import Hardware, Prices, TrainingBackend
+from controller.clients.training.hf_jobs import HubTraining
+from controller.clients.training.local import LocalTraining
+from controller.environment import TrainingDefaults
+from controller.errors import Permanent, listed
+from controller.settings import Settings
+
+__all__ = ["Backends", "connect", "hub_of", "program"]
+
+
+class Backends:
+    """By name; and what of the environment's defaults decides whether a data set is fit."""
+
+    def __init__(self, backends: Mapping[str, TrainingBackend], defaults: TrainingDefaults) -> None:
+        self._backends, self.default = backends, defaults.backend
+        self.max_length = defaults.hyperparameters.max_length
+        self.minimum = {"demo": defaults.demo.minimum, "production": defaults.production.minimum}
+
+    def names(self) -> list[str]:
+        return sorted(self._backends)
+
+    def of(self, name: str) -> TrainingBackend:
+        """Raises Permanent for a backend that there is not."""
+        if name not in self._backends:
+            raise Permanent(f"there is no training backend {name!r}; there are {listed(self._backends)}")
+        return self._backends[name]
+
+
+def program() -> Path:
+    """The one training program."""
+    return Path(programs.__file__).parent / "train.py"
+
+
+def hub_of(settings: Settings) -> Hub:
+    """Hugging Face of an environment: what its `huggingface` says, else the vendor's own address and the token of this process."""
+    spec = getattr(settings.spec, "huggingface", None)
+    return huggingface.connect(spec if isinstance(spec, HuggingFace) else HuggingFace(), settings.data)
+
+
+def connect(settings: Settings) -> Backends:
+    """Calls nobody."""
+    defaults = settings.spec.training
+    hub = functools.cache(lambda: hub_of(settings))
+    local = LocalTraining(settings.data / "training", program(), python=defaults.python or "", token=defaults.token, hub=hub)
+    jobs = HubTraining(hub, lambda: program().read_text(), fallback(defaults), token=defaults.token)
+    return Backends({"local": local, "hf_jobs": jobs}, defaults)
+
+
+def fallback(defaults: TrainingDefaults) -> Prices:
+    """Dated prices of an environment; the oldest date counts for all."""
+    rows = {name: Hardware(each.usd_per_hour, each.gpu, each.gpus) for name, each in defaults.prices.items()}
+    return Prices(min((each.as_of for each in defaults.prices.values()), default=""), False, rows)

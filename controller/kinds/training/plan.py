@@ -1,0 +1,219 @@
+"""Situation of a TrainingRequest -> Change: check and price it, start it once, follow it, try again, end it, cancel it.
+
+Signals, as `provider.py` brings them (each part may be `{unknown: why}`):
+    dataset   name, source, revision, digest, rows, tokens (a pass), estimated, stops, findings [{code, severity, message, advice}]
+    prices    as_of, live, hardware {name: {usd_per_hour, gpu, gpus}}
+    sight     of the attempt that runs now: stage, code, message, seconds, cost_usd, progress, batch, accumulation
+    verified  of what it left: ok, problems, files, bytes, digest, revision, metrics
+Nothing starts blind. Everything that ends it works blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from controller.address import Address
+from controller.change import Action, Change, Cost, Wait
+from controller.kind import Observed, Reference, Situation
+from controller.kinds.training import estimate as estimates
+from controller.kinds.training.spec import TrainingSpec, TrainingState
+from controller.kinds.training.start import start
+from controller.model import spoken
+
+Situated = Situation[TrainingSpec, TrainingState]
+State = Mapping[str, Any]
+AGAIN = frozenset({"out_of_memory", "preempted", "lost", "hub_failed"})
+"""Ends that another attempt may mend."""
+OVERTIME_SECONDS = 300.0
+"""A backend ends a job at its time-out by itself; this much later it is ended from here."""
+LEAST_SECONDS = 60.0
+
+
+def references(spec: TrainingSpec) -> Iterable[Reference]:
+    """Other runs: how fast they were. Not ordered, so nobody waits for anybody."""
+    return [Reference(Address("TrainingRequest/*"), orders=False)]
+
+
+def plan(situation: Situated) -> Change:
+    past = situation.past
+    if past.ended:
+        return _ended(situation)
+    if past.exists and past.after is not None:
+        return _cancel(situation) if situation.desired is None else _go_on(situation, past.after)
+    if situation.desired is None:
+        told = "cancelled before it is known whether it started" if past.intents else "not there, and not wanted"
+        return Change(Action.NOOP, told, before=past.after, after=past.after)
+    return start(situation)
+
+
+# -- a run that goes on ----------------------------------------------------------------------------------------------
+
+
+def _go_on(situation: Situated, state: State) -> Change:
+    seen = situation.observed
+    sight = (seen.signals or {}).get("sight", {}) if isinstance(seen, Observed) else {}
+    over = _overdue(situation, state, sight)
+    if over:
+        return _fail(situation, state, sight, over)
+    if not sight or "unknown" in sight:
+        why = sight.get("unknown") or getattr(seen, "reason", "") or "nobody has looked yet"
+        blind = Wait("Blind", "job", f"its job cannot be seen: {why}")
+        return _stay(situation, state, f"{state['phase']}, but {blind.reason}", 30.0, (blind,))
+    stage = sight["stage"]
+    if stage == "succeeded":
+        return _verify(situation, state, sight)
+    if stage in ("failed", "lost"):
+        return _again(situation, state, sight)
+    if stage == "cancelled":
+        return _end(
+            situation, state, sight, "cancelled", f"cancelled from outside: {sight.get('message') or 'somebody stopped it'}"
+        )
+    if stage == "running" and state["phase"] == "queued":
+        return _step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
+    if stage == "queued":
+        return _stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
+    return _stay(situation, state, _told_progress(state, sight), 10.0)
+
+
+def _overdue(situation: Situated, state: State, sight: Mapping[str, Any]) -> str:
+    """Why it has to stop although it runs; empty = it may go on. The deadline counts blind too."""
+    started, stage = situation.past.started_at, sight.get("stage", "")
+    if stage in ("succeeded", "failed", "cancelled", "lost"):
+        return ""
+    if state["deadline"] and started and situation.now >= started + timedelta(seconds=state["deadline"]):
+        return f"its deadline of {spoken(state['deadline'])} is over"
+    if (sight.get("seconds") or 0.0) > state["timeout"] + OVERTIME_SECONDS:
+        return f"its time-out of {spoken(state['timeout'])} is over"
+    return ""
+
+
+def _verify(situation: Situated, state: State, sight: Mapping[str, Any]) -> Change:
+    assert isinstance(situation.observed, Observed)
+    if state["phase"] != "verifying":
+        return _step(situation, {**state, "phase": "verifying"}, "its program has finished; what it left is looked at", sight)
+    found = (situation.observed.signals or {}).get("verified", {})
+    if not found or "unknown" in found:
+        blind = Wait("Blind", "result", f"its result cannot be looked at: {found.get('unknown', 'nobody has looked yet')}")
+        return _stay(situation, state, blind.reason, 15.0, (blind,))
+    if not found["ok"]:
+        return _end(situation, state, sight, "failed", f"what it left is not whole: {'; '.join(found['problems'])}")
+    result = {"result": found["digest"], "files": found["files"], "bytes": found["bytes"], "revision": found.get("revision", "")}
+    after = {**state, **result, "metrics": found.get("metrics", {})}
+    where = f" at {after['repo']}@{after['revision'][:10]}" if after["repo"] else ""
+    return _end(situation, after, sight, "succeeded", f"trained {after['version']}{where}, {_told_metrics(after['metrics'])}")
+
+
+def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Change:
+    """Another attempt, where that may help, where one is left, and within the budget."""
+    code, message = sight.get("code") or sight["stage"], sight.get("message") or "no message"
+    batch, accumulation = sight.get("batch") or state["batch"], sight.get("accumulation") or state["accumulation"]
+    told = f"attempt {state['attempt']} of {state['attempts']} ended: {message}"
+    if code not in AGAIN:
+        return _fail(situation, state, sight, f"failed ({code}): {message}")
+    if state["attempt"] >= state["attempts"]:
+        return _fail(situation, state, sight, f"failed ({code}): {message}; no attempt is left")
+    if code == "out_of_memory":
+        if batch <= 1:
+            return _fail(situation, state, sight, f"out of memory with one row at once: {message}; take larger hardware")
+        batch, accumulation = batch // 2, accumulation * 2
+        told = f"out of memory: again with batch {batch} x {accumulation}"
+    spent = _cost(state, sight)
+    timeout = estimates.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], spent)
+    if timeout < LEAST_SECONDS:
+        return _fail(situation, state, sight, f"failed ({code}): {message}; the budget of {state['budget_usd']:.2f} USD is used up")
+    attempt = state["attempt"] + 1
+    after = {**state, "phase": "queued", "attempt": attempt, "batch": batch, "accumulation": accumulation, "timeout": timeout}
+    after |= {"job": "", "spent_usd": spent, "cost_usd": spent}
+    most = estimates.ceiling(state["usd_per_hour"], timeout, 1, None)
+    return Change(
+        Action.STEP,
+        f"{told}; attempt {attempt} of {state['attempts']}, {spent:.2f} USD so far, at most {spent + most:.2f}",
+        before=state,
+        after=after,
+        cost=Cost(most, most),
+        running=True,
+        part=f"attempt-{attempt}",
+        evidence={"code": code, "message": message},
+    )
+
+
+# -- how it ends -----------------------------------------------------------------------------------------------------
+
+
+def _fail(situation: Situated, state: State, sight: Mapping[str, Any], told: str) -> Change:
+    return _end(situation, state, sight, "failed", told)
+
+
+def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str, told: str, urgent: bool = False) -> Change:
+    after = {**state, "phase": phase, "cost_usd": _cost(state, sight), "ended_at": _time(situation), "said": told}
+    reason = f"{told}; {_spent(after['cost_usd'])}"
+    ends = "completed" if phase == "succeeded" else phase
+    evidence = {"message": sight.get("message", ""), "progress": dict(sight.get("progress") or {})}
+    return Change(Action.STEP, reason, before=state, after=after, ends=ends, part="end", evidence=evidence, urgent=urgent)
+
+
+def _cancel(situation: Situated) -> Change:
+    """Its file is gone. What it has cost stays in the log, so it ends first and is archived after that."""
+    seen, state = situation.observed, situation.past.after or {}
+    sight = (seen.signals or {}).get("sight", {}) if isinstance(seen, Observed) else {}
+    return _end(situation, state, sight, "cancelled", "cancelled: its file is gone", urgent=True)
+
+
+def _ended(situation: Situated) -> Change:
+    past, state = situation.past, situation.past.after
+    if situation.desired is None:
+        if state is None:
+            return Change(Action.NOOP, f"ended ({past.ended})")
+        kept = f"; {state['repo']} stays" if state.get("repo") and past.ended == "completed" else ""
+        return Change(Action.DELETE, f"archived ({past.ended}){kept}", before=state, part="archive", urgent=True)
+    again = "a run never starts again; use a new name"
+    return Change(Action.NOOP, f"ended ({past.ended}): {again}", before=state, after=state)
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _step(situation: Situated, after: dict[str, Any], told: str, sight: Mapping[str, Any]) -> Change:
+    cost = _cost(after, sight)
+    state = {**after, "cost_usd": cost, "started_at": after["started_at"] or _time(situation)}
+    part = f"{after['phase']}-{after['attempt']}"
+    return Change(Action.STEP, told, before=situation.past.after, after=state, running=True, part=part)
+
+
+def _stay(situation: Situated, state: State, told: str, seconds: float, conditions: tuple[Wait, ...] = ()) -> Change:
+    again = situation.now + timedelta(seconds=seconds)
+    return Change(Action.NOOP, told, before=state, after=state, again=again, conditions=conditions, running=True)
+
+
+def _cost(state: State, sight: Mapping[str, Any]) -> float:
+    """All attempts so far. Where the job cannot be seen, what was known last."""
+    now = sight.get("cost_usd")
+    return float(state["cost_usd"]) if now is None else round(float(state["spent_usd"]) + float(now), 4)
+
+
+def _spent(usd: float) -> str:
+    return f"{usd:.2f} USD were spent" if usd else "nothing was spent"
+
+
+def _time(situation: Situated) -> str:
+    return situation.now.isoformat()
+
+
+def _told_progress(state: State, sight: Mapping[str, Any]) -> str:
+    progress = sight.get("progress") or {}
+    told = "running" if not progress.get("steps") else f"step {progress.get('step', 0)} of {progress['steps']}"
+    if progress.get("loss") is not None:
+        told += f", loss {progress['loss']:.3g}"
+    if progress.get("eta_seconds") is not None:
+        told += f", about {spoken(round(progress['eta_seconds']))} left"
+    cost = _cost(state, sight)
+    return f"{told}, {cost:.2f} USD so far" if cost else told
+
+
+def _told_metrics(metrics: Mapping[str, Any]) -> str:
+    before, after = metrics.get("before", {}).get("loss"), metrics.get("after", {}).get("loss")
+    if before is None or after is None:
+        return "without a held-out loss"
+    return f"held-out loss {before:.3g} -> {after:.3g}"

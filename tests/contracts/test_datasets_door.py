@@ -1,0 +1,115 @@
+"""The door to rows: LangSmith, the Hub and files of the repository give the same rows for a revision, or say what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pygit2
+import pytest
+
+from controller.clients.datasets import Datasets, files_at_tip
+from controller.clients.git import Identity, Repository
+from controller.clients.huggingface import HuggingFace, connect
+from controller.clients.langsmith import LangSmith, LangSmithSpec
+from controller.environment import EnvironmentSpec
+from controller.errors import Permanent
+from controller.settings import Settings
+from controller.testing.hugging_face import HuggingFaceDouble
+from controller.testing.langsmith_api import LangSmithApi
+
+ROWS = [{"inputs": {"task": f"task {n}"}, "outputs": {"code": f"x = {n}"}, "metadata": {"agent": "docs"}} for n in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def _nobody(*_: Any) -> Any:
+    raise AssertionError("nobody asks it here")
+
+
+def committed(repository: Repository, files: dict[str, bytes | None]) -> None:
+    tip = repository.tip("refs/heads/main")
+    tree = repository.write_tree(tip, files)
+    repository.write_commit(tree, [tip] if tip else [], "Rows\n", Identity("a", "a@b"), 0.0, "refs/heads/main")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> tuple[Repository, Datasets]:
+    pygit2.init_repository(str(tmp_path / "repo"), initial_head="main")
+    repository = Repository(tmp_path / "repo")
+    data = repository.common_dir / "turnout" / "local"
+    data.mkdir(parents=True)
+    datasets = Datasets(data / "datasets", _nobody, _nobody, files_at_tip(Settings("local", EnvironmentSpec(), data)))
+    datasets.fresh_seconds = -1.0
+    return repository, datasets
+
+
+def test_files_are_those_of_the_branch_not_of_the_checkout(here: tuple[Repository, Datasets]) -> None:
+    repository, datasets = here
+    committed(repository, {"data/a.jsonl": LINES})
+    assert repository.work_dir is not None
+    assert not (repository.work_dir / "data").exists()
+    found = datasets.read(None, ["data/a.jsonl"])
+    assert list(found.rows) == ROWS
+    assert found.path.read_bytes().count(b"\n") == 3
+    assert datasets.read(None, ["data/a.jsonl"]).revision == found.revision
+    committed(repository, {"data/a.jsonl": LINES + LINES})
+    assert datasets.read(None, ["data/a.jsonl"]).revision != found.revision
+
+
+def test_what_was_checked_is_what_is_trained_on(here: tuple[Repository, Datasets]) -> None:
+    repository, datasets = here
+    committed(repository, {"a.jsonl": LINES})
+    found = datasets.read(None, ["a.jsonl"])
+    committed(repository, {"a.jsonl": LINES + LINES})
+    assert datasets.path(None, ["a.jsonl"], None, found.revision, found.digest) == found.path
+    found.path.unlink()  # a fresh machine
+    with pytest.raises(Permanent, match="is not what it was when it was checked"):
+        datasets.path(None, ["a.jsonl"], None, found.revision, found.digest)
+    committed(repository, {"a.jsonl": LINES})
+    assert datasets.path(None, ["a.jsonl"], None, found.revision, found.digest).read_bytes().count(b"\n") == 3
+
+
+def test_a_file_that_is_not_there_and_a_line_that_is_not_json_are_named(here: tuple[Repository, Datasets]) -> None:
+    repository, datasets = here
+    committed(repository, {"a.jsonl": LINES + b"\n{oops\n"})
+    with pytest.raises(Permanent, match=r"a\.jsonl:5: is not JSON"):
+        datasets.read(None, ["a.jsonl"])
+    with pytest.raises(Permanent, match=r"b\.jsonl is not in branch main"):
+        datasets.read(None, ["a.jsonl", "b.jsonl"])
+
+
+def test_a_data_set_of_the_hub_at_a_revision(tmp_path: Path) -> None:
+    with HuggingFaceDouble(tmp_path / "double") as double:
+        first = double.seed("dataset", "acme/rows", {"train.jsonl": LINES})
+        (tmp_path / "token").write_text(double.token)
+        hub = connect(HuggingFace(url=double.url, namespace="acme", token="file:token"), tmp_path)
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "train.jsonl").write_bytes(LINES + LINES)
+        hub.repositories.upload_folder("acme/rows", tmp_path / "new", "More", kind="dataset")
+        datasets = Datasets(tmp_path / "datasets", _nobody, lambda: hub, _nobody)
+        assert len(datasets.read("hf://acme/rows").rows) == 6
+        found = datasets.read(f"hf://acme/rows@{first}", (), "train")
+        assert (list(found.rows), found.revision) == (ROWS, first)
+        with pytest.raises(Permanent, match="acme/none"):
+            datasets.read("hf://acme/none")
+
+
+def test_a_data_set_of_langsmith_at_the_revision_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LANGSMITH_ENDPOINT", "LANGSMITH_API_KEY", "LANGSMITH_TRACING"):
+        monkeypatch.delenv(name, raising=False)
+    with LangSmithApi(tmp_path / "langsmith", keys=["key-of-tests"]) as api:
+        (tmp_path / "key").write_text("key-of-tests")
+        door = LangSmith(LangSmithSpec(url=api.url, api_key="file:key"), tmp_path)
+        door.push("docs", ROWS)
+        datasets = Datasets(tmp_path / "datasets", lambda: door, _nobody, _nobody)
+        datasets.fresh_seconds = -1.0
+        found = datasets.read("ls://docs")
+        assert sorted(row["inputs"]["task"] for row in found.rows) == ["task 0", "task 1", "task 2"]
+        door.push("docs", [{"inputs": {"task": "new"}, "outputs": {"code": "y"}}])
+        assert len(datasets.read("ls://docs").rows) == 4
+        found.path.unlink()
+        assert datasets.path("ls://docs", (), None, found.revision, found.digest).exists()
+        with pytest.raises(Permanent, match="no data set 'dosc'"):
+            datasets.read("ls://dosc")
+        door.close()

@@ -1,0 +1,426 @@
+"""Trainings by whole controllers in the simulation: killed anywhere, answers lost, lists that lag; and never a second job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.clients.datasets import Datasets
+from controller.clients.huggingface import OutcomeUnknown
+from controller.clients.training import Backends
+from controller.clients.training.backend import Found, Hardware, Order, Prices, Sight, Verified
+from controller.environment import TrainingDefaults
+from controller.errors import Permanent, Temporary
+from controller.testing.doubles import Faults
+from controller.testing.simulation import Simulation
+
+USD_PER_HOUR = 1.2
+HOUR = 3600.0
+
+
+class Jobs:
+    """A vendor of jobs with labels and without idempotency keys, under the virtual clock. `outcomes` are those of the attempts."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.now: Callable[[], datetime] = lambda: datetime.min
+        self.jobs: list[dict[str, Any]] = []
+        self.outcomes: list[str] = []
+        self.lose_answers = self.refuse = 0
+        self.lag_seconds = 0.0
+        self.down = False
+        self.minutes = 20.0
+
+    def start(self, order: Order) -> str:
+        self.faults.point("start")
+        self._answer()
+        if self.refuse:
+            self.refuse -= 1
+            raise Temporary("503: nothing was started")
+        outcome = self.outcomes[len(self.jobs)] if len(self.jobs) < len(self.outcomes) else "succeeded"
+        handle = f"job-{len(self.jobs) + 1}"
+        self.jobs.append({"id": handle, "order": order, "at": self.now(), "outcome": outcome, "cancelled": None})
+        self.faults.point("started")
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise OutcomeUnknown("the answer was lost")
+        return handle
+
+    def find(self, intent: str) -> Found | None:
+        self._answer()
+        for job in self.jobs:
+            if job["order"].intent == intent and self._age(job) >= self.lag_seconds:
+                return Found(job["id"], job["order"].record)
+        return None
+
+    def look(self, handles: Sequence[str]) -> Mapping[str, Sight | Exception]:
+        self._answer()
+        return {handle: self._sight(handle) for handle in handles}
+
+    def verify(self, handle: str, repo: str, intent: str) -> Verified:
+        self._answer()
+        job = self._job(handle)
+        whose = job["order"].run
+        problems = () if whose == intent else (f"result.json is that of intent {whose!r}, expected {intent!r}",)
+        return Verified(problems, 3, 1000, "d1", "c" * 40, {"before": {"loss": 2.0}, "after": {"loss": 1.0}})
+
+    def cancel(self, handle: str) -> None:
+        self.faults.point("cancel")
+        self._answer()
+        job = self._job(handle)
+        job["cancelled"] = job["cancelled"] or self.now()
+        self.faults.point("cancelled")
+
+    def prices(self) -> Prices:
+        return Prices("2026-11-01", True, {"a10g-small": Hardware(USD_PER_HOUR, "A10G", 1)})
+
+    def spent(self) -> float:
+        return sum(self._minutes(job) for job in self.jobs) * USD_PER_HOUR / 60
+
+    def live(self) -> int:
+        return sum(self._sight(job["id"]).stage in ("queued", "running") for job in self.jobs)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Temporary("the vendor does not answer")
+
+    def _job(self, handle: str) -> dict[str, Any]:
+        found = next((job for job in self.jobs if job["id"] == handle), None)
+        if found is None:
+            raise Permanent(f"there is no job {handle!r}")
+        return found
+
+    def _age(self, job: Mapping[str, Any]) -> float:
+        return (self.now() - job["at"]).total_seconds()
+
+    def _minutes(self, job: Mapping[str, Any]) -> float:
+        limit = job["order"].timeout / 60
+        end = limit if job["outcome"] == "runs" else min(self.minutes, limit)
+        until = (job["cancelled"] - job["at"]).total_seconds() if job["cancelled"] else self._age(job)
+        return min(max(until / 60 - 1, 0.0), end)
+
+    def _sight(self, handle: str) -> Sight:
+        job = self._job(handle)
+        minutes = self._minutes(job)
+        cost = minutes * USD_PER_HOUR / 60
+        if self._age(job) < 60 and not job["cancelled"]:
+            return Sight("queued", cost_usd=0.0)
+        if job["cancelled"]:
+            return Sight("cancelled", cost_usd=cost, seconds=minutes * 60)
+        order = job["order"]
+        if minutes >= order.timeout / 60:
+            return Sight("failed", "timeout", "Job timeout", minutes * 60, cost)
+        if minutes < self.minutes or job["outcome"] == "runs":
+            return Sight("running", cost_usd=cost, seconds=minutes * 60, progress={"step": int(minutes), "steps": 20, "loss": 1.5})
+        if job["outcome"] == "succeeded":
+            return Sight("succeeded", cost_usd=cost, seconds=minutes * 60)
+        sizes = (int(order.request["batch"]), int(order.request["accumulation"]))
+        return Sight("failed", job["outcome"], "said by the job", minutes * 60, cost, {}, *sizes)
+
+
+class World:
+    """A simulation with the vendor and a data set of so many rows."""
+
+    def __init__(self, folder: Path, rows: int = 200) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.jobs = Jobs(Faults())
+        self.rows = rows
+        files = {"data.jsonl": lambda: b"".join(_line(number) for number in range(self.rows))}
+        datasets = Datasets(folder / "rows", _nobody, _nobody, lambda paths: ("r1", [files[path]() for path in paths]))
+        datasets.fresh_seconds = -1.0
+        backends = Backends({"hf_jobs": self.jobs}, TrainingDefaults())
+        self.sim = Simulation(folder, doors={"training": backends, "datasets": datasets})
+        self.jobs.faults, self.jobs.now = self.sim.faults, lambda: self.sim.time
+
+    def state(self) -> dict[str, Any]:
+        """Of the run, as the log says."""
+        found = self.sim.folded().get("past/TrainingRequest/docs-v1")
+        assert found is not None
+        return found
+
+    def survive(self, machine: str = "m") -> None:
+        """Until it is over; what could not be known at first is looked at again when the vendor's list has caught up."""
+        for _ in range(3):
+            self.sim.survive(machine, horizon=2 * HOUR)
+            if self.state().get("ended"):
+                return
+            self.sim.advance(70)
+
+    def ended(self) -> tuple[str, dict[str, Any]]:
+        state = self.state()
+        return state.get("ended", ""), state.get("after") or {}
+
+    def conditions(self) -> list[str]:
+        return [e.data["code"] for e in self.sim.check_log() if e.type == "turnout.condition.raised.v1"]
+
+
+def _line(number: int) -> bytes:
+    row = f'{{"inputs": {{"task": "task {number}"}}, "outputs": {{"code": "x = {number}"}}}}\n'
+    return row.encode()
+
+
+def _nobody() -> Any:
+    raise AssertionError("nobody asks it here")
+
+
+def training(more: str = "", name: str = "docs-v1") -> dict[str, str]:
+    """A file of desired state: at most 1.80 USD (30 min x 1.20 USD/h x 3)."""
+    return {
+        f"state/trainings/{name}.yaml": f"""\
+apiVersion: turnout/v1
+kind: TrainingRequest
+metadata: {{name: {name}}}
+spec:
+  agent: docs
+  version: v1.0.0
+  method: sft
+  dataset: {{files: [data.jsonl]}}
+  baseModel: acme/small-1B
+  mode: demo
+  backend: hf_jobs
+  repository: acme/docs-v1
+{more}"""
+    }
+
+
+def test_one_commit_trains_once_and_the_run_says_what_came_of_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.survive(horizon=HOUR)
+    ended, after = world.ended()
+    assert ended == "completed"
+    assert (after["phase"], after["job"], after["repo"], after["revision"]) == ("succeeded", "job-1", "acme/docs-v1", "c" * 40)
+    assert after["cost_usd"] == pytest.approx(world.jobs.spent(), abs=0.001)
+    assert after["dataset"]["rows"] == 200
+    assert len(world.jobs.jobs) == 1
+    events = len(world.sim.check_log())
+    for _ in range(5):
+        world.sim.advance(HOUR)
+        world.sim.settle(flow)
+    assert len(world.sim.check_log()) == events  # it is over for ever, and idle passes append nothing
+
+
+def crossings(folder: Path, prepare: Callable[[World], None] = lambda world: None) -> int:
+    world = World(folder)
+    world.jobs.minutes = 2.0
+    prepare(world)
+    world.sim.commit(training(), "Train docs")
+    world.sim.survive(horizon=HOUR)
+    return world.sim.faults.count
+
+
+def test_killed_at_every_border_crossing_there_is_one_job(tmp_path: Path) -> None:
+    for number in range(1, crossings(tmp_path / "count") + 1):
+        world = World(tmp_path / str(number))
+        world.sim.faults.kill_at, world.jobs.minutes = number, 2.0
+        world.sim.commit(training(), "Train docs")
+        world.survive()
+        ended, after = world.ended()
+        assert (ended, after["phase"], len(world.jobs.jobs)) == ("completed", "succeeded", 1), world.sim.faults.trace[number - 1]
+        assert after["cost_usd"] == pytest.approx(world.jobs.spent(), abs=0.001)
+
+
+def test_killed_on_another_machine_each_time_there_is_one_job(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    trace: list[str] = []
+    world.sim.commit(training(), "Train docs")
+    world.sim.faults.kill_at = next(number for number in range(1, 50) if _is_started(tmp_path / str(number), number, trace))
+    with pytest.raises(BaseException, match="started"):
+        world.sim.settle(world.sim.controller("first"))
+    world.sim.advance(120)
+    world.survive("second")
+    assert world.ended()[0] == "completed"
+    assert len(world.jobs.jobs) == 1
+
+
+def _is_started(folder: Path, number: int, trace: list[str]) -> bool:
+    """Whether this crossing is the one just after the job was made."""
+    if not trace:
+        world = World(folder)
+        world.sim.commit(training(), "Train docs")
+        world.sim.settle(world.sim.controller("m"))
+        trace += world.sim.faults.trace
+    return trace[number - 1] == "started"
+
+
+@pytest.mark.parametrize("lag", [0.0, 40.0])
+def test_a_lost_answer_is_looked_for_and_never_asked_again(tmp_path: Path, lag: float) -> None:
+    world = World(tmp_path)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, lag
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    world.sim.advance(30)
+    world.sim.settle(flow)
+    assert len(world.jobs.jobs) == 1
+    if lag:
+        assert "Unknown" in world.conditions()
+        world.sim.advance(20)
+    world.sim.settle(flow, horizon=HOUR)
+    assert world.ended()[0] == "completed"
+    assert len(world.jobs.jobs) == 1
+
+
+def test_a_vendor_that_refuses_is_asked_again_under_the_same_intent(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.refuse = 3
+    world.sim.commit(training(), "Train docs")
+    world.sim.survive(horizon=HOUR)
+    assert world.ended()[0] == "completed"
+    assert len(world.jobs.jobs) == 1
+
+
+def test_out_of_memory_twice_then_success_is_three_jobs_of_one_run(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.outcomes = ["out_of_memory", "out_of_memory", "succeeded"]
+    world.sim.commit(training(), "Train docs")
+    world.survive()
+    ended, after = world.ended()
+    assert (ended, after["attempt"], after["batch"], after["accumulation"]) == ("completed", 3, 1, 16)
+    assert after["cost_usd"] == pytest.approx(world.jobs.spent(), abs=0.001)
+    orders = [job["order"] for job in world.jobs.jobs]
+    assert len({order.run for order in orders}) == 1
+    assert len({order.intent for order in orders}) == 3
+    assert [order.request["batch"] for order in orders] == [4, 2, 1]
+
+
+def test_killed_at_every_border_crossing_of_a_second_attempt_there_are_two_jobs(tmp_path: Path) -> None:
+    def prepare(world: World) -> None:
+        world.jobs.outcomes = ["preempted", "succeeded"]
+
+    count = crossings(tmp_path / "count", prepare)
+    for number in range(9, count + 1):
+        world = World(tmp_path / str(number))
+        prepare(world)
+        world.sim.faults.kill_at, world.jobs.minutes = number, 2.0
+        world.sim.commit(training(), "Train docs")
+        world.survive()
+        ended, after = world.ended()
+        assert (ended, len(world.jobs.jobs), after["attempt"]) == ("completed", 2, 2), world.sim.faults.trace[number - 1]
+        assert len({job["order"].run for job in world.jobs.jobs}) == 1
+
+
+def test_a_lost_answer_to_a_second_attempt_makes_no_third(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.outcomes = ["preempted", "succeeded"]
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    world.sim.settle(flow, horizon=3 * HOUR)
+    world.sim.advance(120)
+    world.sim.settle(flow, horizon=3 * HOUR)
+    assert world.ended()[0] == "completed"
+    assert len(world.jobs.jobs) == 2
+
+
+def test_a_revert_cancels_what_runs_and_says_what_was_spent(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    commit = world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=600)
+    assert world.jobs.live() == 1
+    world.sim.revert(commit)
+    world.sim.settle(flow)
+    assert world.jobs.live() == 0
+    spent = world.jobs.spent()
+    assert spent > 0
+    said = [
+        e.data for e in world.sim.check_log() if e.type == "turnout.action.started.v1" and e.data["reason"].startswith("cancelled")
+    ]
+    assert [each["after"]["cost_usd"] for each in said] == [pytest.approx(spent, abs=0.001)]
+    assert f"{spent:.2f} USD were spent" in said[0]["reason"]
+    assert world.ended()[0] == "cancelled"
+    world.sim.commit(training(), "Bring it back")
+    world.sim.settle(flow, horizon=HOUR)
+    assert len(world.jobs.jobs) == 1
+
+
+def test_a_revert_while_it_is_not_known_whether_it_started_cancels_it_when_it_is_found(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    commit = world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    world.sim.revert(commit)
+    world.sim.settle(flow)
+    assert world.jobs.live() == 1
+    world.sim.advance(50)
+    world.sim.settle(flow, horizon=60)
+    assert (world.jobs.live(), len(world.jobs.jobs)) == (0, 1)
+    assert world.ended()[0] == "cancelled"
+
+
+def test_an_edit_while_it_is_not_known_whether_it_started_pays_for_nothing_twice(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    world.sim.commit(training("  overrides: {epochs: 1}\n"), "Fewer epochs")
+    world.sim.settle(flow)
+    world.sim.advance(50)
+    world.sim.settle(flow, horizon=HOUR)
+    ended, after = world.ended()
+    assert (ended, len(world.jobs.jobs), after["parameters"]["epochs"]) == ("completed", 1, 3.0)
+
+
+def test_the_budget_is_never_exceeded(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.outcomes, world.jobs.minutes = ["preempted"] * 9, 9.9
+    world.sim.commit(training("  budgetUsd: 0.61\n  retries: 9\n"), "Train docs")
+    world.survive()
+    ended, after = world.ended()
+    assert ended == "failed"
+    assert "budget of 0.61 USD is used up" in after["said"]
+    assert [job["order"].timeout / 60 for job in world.jobs.jobs] == [30, 20, 10]  # each gets what those before it left
+    assert world.jobs.spent() == pytest.approx(0.594)
+
+
+def test_a_bad_data_set_pays_for_nothing_until_it_is_good(tmp_path: Path) -> None:
+    world = World(tmp_path, rows=5)
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=HOUR)
+    assert world.jobs.jobs == []
+    raised = [e.data for e in world.sim.check_log() if e.type == "turnout.condition.raised.v1"]
+    assert any(each["code"] == "Invalid" and "collect 15 more examples" in each["reason"] for each in raised)
+    world.rows = 60
+    world.sim.advance(60)
+    world.sim.settle(flow, horizon=HOUR)
+    assert world.ended()[0] == "completed"
+
+
+def test_a_vendor_that_is_down_stops_nothing_and_the_deadline_holds(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.outcomes = ["runs"]
+    world.sim.commit(training("  deadline: 25m\n"), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=300)
+    world.jobs.down = True
+    world.sim.settle(flow, horizon=600)
+    assert "Blind" in world.conditions()
+    assert world.jobs.live() == 1
+    world.jobs.down = False
+    world.sim.settle(flow, horizon=HOUR)
+    ended, after = world.ended()
+    assert (ended, world.jobs.live()) == ("failed", 0)
+    assert "its deadline of 25m is over" in after["said"]
+
+
+def test_what_started_keeps_the_defaults_of_its_day(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.jobs.outcomes = ["preempted", "succeeded"]
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=300)
+    environment = world.sim.read("environments/local/environment.yaml")
+    assert environment
+    world.sim.commit({"environments/local/environment.yaml": environment + "  training: {hyperparameters: {epochs: 9}}\n"}, "9")
+    world.sim.settle(flow, horizon=2 * HOUR)
+    assert world.ended()[0] == "completed"
+    assert [job["order"].request["epochs"] for job in world.jobs.jobs] == [3.0, 3.0]
