@@ -467,7 +467,7 @@ def test_the_commands_of_the_page_work(tmp_path: Path, upstreams: dict[str, Any]
 
     def shell(line: str) -> subprocess.CompletedProcess[str]:
         turnout = f"{shlex.quote(sys.executable)} -m controller"
-        line = re.sub(r"^turnout ", f"{turnout} ", line)
+        line = re.sub(r"^(until )?turnout ", rf"\1{turnout} ", line)
         return subprocess.run(["bash", "-c", line], cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
 
     for folder in (
