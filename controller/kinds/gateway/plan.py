@@ -75,7 +75,7 @@ def _known(situation: Situation[GatewaySpec, GatewayState]) -> tuple[Mapping[str
     for part in SEEN:
         before = (last or {}).get(part, {})
         state[part] = {name: before.get(name, "") if label(part, name) in unseen else found for name, found in state[part].items()}
-    return state, unseen
+    return {part: found for part, found in state.items() if found or part not in targets.PARTS}, unseen
 
 
 def label(part: str, name: str) -> str:
