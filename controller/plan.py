@@ -341,6 +341,9 @@ class _Walk:
         else:
             seen = self.world.observed.get(address)
             state = as_json(seen.state) if isinstance(seen, Observed) else None
+            past = self._past(address)
+            if state is None and past.ended:
+                state = past.after  # what has ended is not looked at any more; what it came to stays
         self.states[address] = state
         self.certain[address] = ABSENT if state is None else digest(state)
         self.changes.append(change)

@@ -30,6 +30,8 @@ def check(
     if change.is_noop or change.urgent:
         return Verdict()
     waits = list(_denied(change, rules.get("deny", ())))
+    if change.action is Action.STEP:  # of a run whose start was approved and reserved
+        return Verdict(tuple(waits))
     approved = any(_covers(approval, change) for approval in approvals)
     needed = [*change.approvals, *_approval_reasons(change, rules)]
     if needed and not approved:

@@ -22,9 +22,10 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert bootstrap_mean(values, seed=4, draws=300) != bootstrap_mean(values, seed=5, draws=300)
 
 
-@given(VALUES, st.floats(-3, 3))
+@given(VALUES, st.integers(-3, 3))
 @settings(max_examples=40, deadline=None)
-def test_an_interval_holds_the_mean_and_moves_with_the_values(values: list[float], shift: float) -> None:
+def test_an_interval_holds_the_mean_and_moves_with_the_values(values: list[float], shift: int) -> None:
+    values = [round(value * 64) / 64 for value in values]  # exact sums: a tie must stay one when everything is moved
     low, high = bootstrap_mean(values, draws=200, seed=1)
     assert low <= high
     assert low - 1e-9 <= fmean(values) <= high + 1e-9
