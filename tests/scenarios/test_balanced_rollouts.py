@@ -158,7 +158,7 @@ def test_a_shadow_is_compared_and_its_cost_is_counted(balanced: Balanced) -> Non
     world.settle()
     assert "completed" not in world.story()  # thirty of forty
     kept = world.root / "proxy" / "stats.json"
-    eventually(lambda: b'"pairs":30' in kept.read_bytes())
+    eventually(lambda: kept.exists() and b'"pairs":30' in kept.read_bytes())
     world.proxy.stop(signal.SIGKILL)
     world.proxy = world.start_proxy(world.port)
     assert balanced.send(20) == {"v1.4.0 whole": 20}
