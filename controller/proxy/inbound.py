@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD_LIMIT = 64 * 1024
 _LINGER_S = 2.0
-_LOOKED_AT = frozenset((b"host", b"content-length", b"expect"))
+_LOOKED_AT = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 
 
 class Current(Protocol):
@@ -178,18 +178,22 @@ class ClientConnection(asyncio.Protocol):
         request.method = self._parser.get_method()
         if self._began_in + self._head_size > _HEAD_LIMIT and _size(request) > _HEAD_LIMIT:
             raise ValueError("The head of the request is larger than 64 KiB")
-        hosts, length, expect = 0, None, None
+        hosts, codings, length, expect = 0, 0, None, None
         for header in request.headers:
             name = header[0]
             if name in _LOOKED_AT:
                 if name == b"host":
                     hosts += 1
+                elif name == b"content-length":
+                    length = header[1]
                 elif name == b"expect":
                     expect = header[1]
                 else:
-                    length = header[1]
+                    codings += 1 if header[1].strip().lower() == b"chunked" and not request.http10 else 2
         if hosts > 1 or (not hosts and not request.http10):
             raise ValueError("There must be one Host header")
+        if codings > 1:  # the parser looks at the last one only, and what is in front of us may look at another
+            raise ValueError("The only transfer coding is chunked, said once, and not in HTTP/1.0")
         self._head_done, self._size = True, 0
         self._limit = self._host.body_limit(request)
         if length is not None and int(length) > self._limit:
