@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from time import monotonic
 from typing import Protocol, cast
@@ -13,6 +14,7 @@ from .replica import Replica
 
 _HEAD_LIMIT = 64 * 1024
 _JOINED = 16 * 1024  # up to here copying is cheaper than a second buffer
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _IDLE_S = 30.0  # an idle connection is not used again after this
 _IDLE_MAX = 256  # of one origin
 
@@ -143,6 +145,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._broken = "more than one answer"
 
     def on_status(self, reason: bytes) -> None:
+        if reason != b"OK" and not _REASON.fullmatch(reason):
+            raise ValueError("the reason of the upstream's answer has control characters")
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -156,7 +160,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_size > _HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._headers) > _HEAD_LIMIT:
             raise ValueError("the head of the upstream's answer is too large")
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100:
+            raise ValueError("the status of the upstream's answer is none")
+        if status < 200:
             self._informational = True
             return
         self._head_done = True
@@ -166,6 +172,8 @@ class UpstreamConnection(asyncio.Protocol):
             if name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
+                if chunked or value.strip().lower() != b"chunked":
+                    raise ValueError("the upstream's answer has a transfer coding that is not chunked alone")
                 chunked = True
         self._until_eof = length is None and not chunked and status not in (204, 304)
         if self._reply is not None:
