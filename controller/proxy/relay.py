@@ -159,6 +159,8 @@ class Relay:
         if target.agent != self._agent:
             parts.append(b"x-turnout-fallback-for: %b\r\n" % self._agent.encode("ascii", "backslashreplace"))
         self._status = status
+        if status == 204:
+            length = None  # it must not have one
         self._sized = length is not None
         if length is not None:
             parts.append(b"content-length: %b\r\n" % length)
