@@ -225,21 +225,21 @@ def heard(port: int, target: bytes, body: bytes) -> tuple[bytes, bool]:
         return data, True
 
 
-def read(data: bytes, *, ended: bool) -> Answer | None:
-    """The final answer, behind the interim ones; None where there is none."""
-    while (found := answer(data, b"POST", ended=ended)) is not None and found.status < 200:
+def read(data: bytes, *, ended: bool, skip: bytes = b"") -> Answer | None:
+    """The final answer, behind the interim ones; None where there is none. `skip` is what may stand before each."""
+    while (found := answer(data.lstrip(skip), b"POST", ended=ended)) is not None and found.status < 200:
         if found.status == 101:
             return None
-        data = data[found.size :]
+        data = data.lstrip(skip)[found.size :]
     return found
 
 
 def meant(script: Script) -> Answer | None:
     """What the upstream said, if it can be read; else None. The proxy forgives it empty lines before the answer, another
     version, and that many servers leave out the space before an empty reason."""
-    data = _LINE.sub(rb"\1HTTP/1.1 \2 ", script.data.lstrip(b"\r\n"))
+    data = _LINE.sub(rb"\1HTTP/1.1 \2 ", script.data)
     try:
-        return read(data, ended=script.end == "close") if len(data) < HEAD_LIMIT else None
+        return read(data, ended=script.end == "close", skip=b"\r\n") if len(data) < HEAD_LIMIT else None
     except Malformed:
         return None
 
