@@ -18,6 +18,7 @@ _NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 _DIGITS = 8
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})(?=[ \t]*\r\n)", re.IGNORECASE)
 _JOINED = 16 * 1024  # up to here copying is cheaper than a second buffer
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _IDLE_S = 30.0  # an idle connection is not used again after this
 _IDLE_MAX = 256  # of one origin
 
@@ -215,6 +216,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._broken = "more than one answer"
 
     def on_status(self, reason: bytes) -> None:
+        if reason != b"OK" and not _REASON.fullmatch(reason):
+            raise ValueError("the reason of the upstream's answer has control characters")
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -228,7 +231,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_size > _HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._headers) > _HEAD_LIMIT:
             raise ValueError("the head of the upstream's answer is too large")
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100:
+            raise ValueError("the status of the upstream's answer is none")
+        if status < 200:
             self._informational = True
             return
         self._head_done = True
@@ -238,6 +243,8 @@ class UpstreamConnection(asyncio.Protocol):
             if name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
+                if chunked or value.strip().lower() != b"chunked":
+                    raise ValueError("the upstream's answer has a transfer coding that is not chunked alone")
                 chunked = True
         self._until_eof = length is None and not chunked and status not in (204, 304)
         self._head = AnswerHead(status, self._reason, self._headers)

@@ -141,6 +141,8 @@ class Relay:
         target = visit.target
         self._status = status
         self._sse = head.stream
+        if status == 204:
+            length = None  # it must not have one
         self._sized = length is not None
         self._keep_alive = self._keep_alive and not self._client.draining
         last = b""

@@ -12,6 +12,8 @@ _WHOLE = 1 << 20  # a JSON answer is kept up to here
 _HEAD = 1 << 12  # of a stream the beginning (Anthropic counts the input there) ...
 _TAIL = 1 << 16  # ... and the end are kept
 _BYTES_PER_TOKEN = 4
+_MOST_TOKENS = 1 << 40  # who says more, or a cost beyond all means, says nothing: sums must stay numbers
+_MOST_USD = 1e9
 
 
 class _Tokens(msgspec.Struct):
@@ -153,7 +155,9 @@ def _priced(tokens: _Tokens, price: Price | None, *, estimated: bool = False) ->
     if used_in is None and used_out is None and tokens.cost is None:
         return None
     used_in, used_out = max(used_in or 0, 0), max(used_out or 0, 0)
-    cost = tokens.cost if tokens.cost is not None and tokens.cost >= 0 else None
+    if max(used_in, used_out) > _MOST_TOKENS:
+        return None
+    cost = tokens.cost if tokens.cost is not None and 0 <= tokens.cost <= _MOST_USD else None
     if cost is None and price is not None:
         cost = (used_in * price.input + used_out * price.output) / 1e6
     return Usage(used_in, used_out, cost, estimated)
