@@ -44,7 +44,7 @@ class Pool:
         self._ring: Ring | None = None
         self._ready: list[Replica] = []
         self._trials: list[Replica] = []
-        self._waiting: dict[Waiter, tuple[asyncio.TimerHandle, Sequence[Replica]]] = {}
+        self._waiting: dict[Waiter, tuple[asyncio.TimerHandle, Sequence[Replica], bool]] = {}
         self._letting_in = False
         self.update(endpoint)
 
@@ -100,9 +100,14 @@ class Pool:
 
     # a request
 
-    def take(self, waiter: Waiter, tried: Sequence[Replica]) -> Replica | None:
-        """A replica, now its own; or None: the waiter will be told. Raises Full. `tried` are avoided where others are."""
-        replica = self._pick(waiter.key, tried)
+    def take(self, waiter: Waiter, tried: Sequence[Replica], *, trial: bool = True) -> Replica | None:
+        """A replica, now its own; or None: the waiter will be told. Raises Full.
+
+        `tried` are avoided where others are. `trial` = the request may find out whether an ejected one is well again, because
+        another try can save it.
+        """
+        trial = trial and not tried and self.endpoint.retries > 0
+        replica = self._pick(waiter.key, tried, trial)
         if replica is not None:
             replica.in_flight += 1
             self.in_flight += 1
@@ -110,7 +115,7 @@ class Pool:
         queue = self.endpoint.queue
         if len(self._waiting) >= queue.size:
             raise Full
-        self._waiting[waiter] = (self._loop.call_later(queue.wait_s, self._in_vain, waiter), tried)
+        self._waiting[waiter] = (self._loop.call_later(queue.wait_s, self._in_vain, waiter), tried, trial)
         return None
 
     def give_back(self, replica: Replica) -> None:
@@ -139,8 +144,8 @@ class Pool:
         self._letting_in = True
         try:
             while self._waiting:
-                waiter, (timer, tried) = next(iter(self._waiting.items()))
-                replica = self._pick(waiter.key, tried)
+                waiter, (timer, tried, trial) = next(iter(self._waiting.items()))
+                replica = self._pick(waiter.key, tried, trial)
                 if replica is None:
                     return
                 del self._waiting[waiter]
@@ -151,13 +156,13 @@ class Pool:
         finally:
             self._letting_in = False
 
-    def _pick(self, key: bytes | None, tried: Sequence[Replica]) -> Replica | None:
+    def _pick(self, key: bytes | None, tried: Sequence[Replica], trial: bool) -> Replica | None:
         ready = self._ready
         most = self.endpoint.max_in_flight
-        if self._trials and not tried and self.endpoint.retries:
-            trial = self._trial(most)
-            if trial is not None:
-                return trial
+        if trial and self._trials:
+            found = self._trial(most)
+            if found is not None:
+                return found
         if len(ready) == 1 and not tried:
             return ready[0] if not most or ready[0].in_flight < most else None
         allowed: Sequence[Replica] = ready

@@ -74,6 +74,7 @@ class Visit:
         "_connection",
         "_endpoint",
         "_holds",
+        "_judged",
         "_last",
         "_open",
         "_pool",
@@ -117,7 +118,7 @@ class Visit:
         self._timer: asyncio.TimerHandle | None = None
         self._written = (b"", b"")
         self._open = True
-        self._holds = False
+        self._holds = self._judged = False
         self._retrying = False
         self._tried: tuple[Replica, ...] = ()
         self.route = route
@@ -143,7 +144,7 @@ class Visit:
 
     def _take(self) -> None:
         try:
-            replica = self._pool.take(self, self._tried)
+            replica = self._pool.take(self, self._tried, trial=self.forward.repeatable)
         except Full:
             text = f"{self._name()} is busy and {self._endpoint.queue.size} requests wait for it already"
             self._fail(Failure(429, "endpoint_busy", text, elsewhere=True, retry_s=1.0))
@@ -154,7 +155,7 @@ class Visit:
     def granted(self, replica: Replica) -> None:
         now = monotonic()
         self.granted_at = self.granted_at or now
-        self.replica, self._holds = replica, True
+        self.replica, self._holds, self._judged = replica, True, False
         self.tries += 1
         self.status = 0
         self._last = self.sent_at = now
@@ -284,7 +285,7 @@ class Visit:
         now = monotonic()
         self.first_at = self.first_at or now
         if status < 500 and status != 429:
-            self._pool.succeeded(replica)
+            self._judge(well=True)
         if self.capture is not None:
             self.usage = self.capture.usage(self.target.price, self.forward.size)
             replica.measured(now, self.first_at - self.sent_at, now - self.sent_at, self.usage.output_tokens if self.usage else 0)
@@ -313,6 +314,9 @@ class Visit:
     def _judge(self, *, well: bool) -> None:
         """What the replica did speaks for it or against it."""
         assert self.replica is not None
+        if self._judged:
+            return  # one try is one verdict, also where an answer that is an error breaks as well
+        self._judged = True
         if well:
             self._pool.succeeded(self.replica)
         else:
