@@ -98,7 +98,8 @@ def _turnout(place: Place) -> list[str]:
     (place.folder / "token").write_text(TOKEN)
     data, routes = str(place.folder / "data"), place.file("routes.json")
     options = ["--port", str(place.port), "--data", data, "--routes", routes, "--token-file", str(place.folder / "token")]
-    return [str(place.program), "-m", "controller.proxy", *options]
+    log = str(place.folder / "access.jsonl")  # everything is switched on: keys, limits, budgets, sessions, records, the log
+    return [str(place.program), "-m", "controller.proxy", *options, "--access-log", log]
 
 
 def _nginx(place: Place) -> list[str]:
