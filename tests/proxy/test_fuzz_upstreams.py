@@ -238,9 +238,11 @@ def meant(script: Script) -> Answer | None:
     version, and that many servers leave out the space before an empty reason."""
     data = _LINE.sub(rb"\1HTTP/1.1 \2 ", script.data)
     try:
-        return read(data, ended=script.end == "close", skip=b"\r\n") if len(data) < HEAD_LIMIT else None
+        found = read(data, ended=script.end == "close", skip=b"\r\n")
     except Malformed:
         return None
+    too_large = found is not None and found.size - len(found.body) > HEAD_LIMIT
+    return None if too_large else found
 
 
 @pytest.fixture
