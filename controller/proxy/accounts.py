@@ -16,6 +16,7 @@ from .table import Limits, RouteTable
 from .usage import Usage
 
 _MINUTE = 60.0
+_JUST_BELOW = 1 - 1e-9
 _PERIODS_KEPT = 14  # months of each account, and days
 
 
@@ -63,12 +64,14 @@ class Window:
         self.own(now)
         self.count += amount
 
-    def wait(self, now: float, over: float) -> float:
-        """Seconds until `over` less is used, as far as that is known now."""
+    def wait(self, now: float, most: float) -> float:
+        """Seconds until no more than `most` is used, if nothing comes meanwhile and the other workers stay as they are."""
+        most = max(0.0, most - self.others)
+        excess = self.own(now) - most
         left = _MINUTE * (1.0 - (now / _MINUTE - int(now // _MINUTE)))
-        if self.before <= 0:
-            return left
-        return min(left, _MINUTE * over / self.before)
+        if self.count <= most:  # it is enough that the minute before fades
+            return min(left, _MINUTE * excess / self.before) if self.before > 0 else 0.0
+        return left + _MINUTE * (1.0 - most / self.count)
 
 
 class Account:
@@ -92,26 +95,26 @@ class Account:
 
     def admit(self) -> Refused | None:
         """Counts a request in, or says why not."""
+        refused = self.check()
+        if refused is None:
+            self.count()
+        return refused
+
+    def count(self) -> None:
+        """A request comes in."""
+        if self._limits.requests_per_minute:
+            self.requests.add(self._clock(), 1)
+
+    def check(self) -> Refused | None:
+        """Why a request may not come in now, or None."""
         now, limits = self._clock(), self._limits
-        if limits.requests_per_minute:
-            used = self.requests.used(now)
-            if used + 1 > limits.requests_per_minute:
-                return self._too_fast(
-                    self.requests.wait(now, used + 1 - limits.requests_per_minute), f"{limits.requests_per_minute:g} requests"
-                )
-        if limits.tokens_per_minute:
-            used = self.tokens.used(now)
-            if used >= limits.tokens_per_minute:
-                return self._too_fast(
-                    self.tokens.wait(now, used - limits.tokens_per_minute + 1), f"{limits.tokens_per_minute:g} tokens"
-                )
-        if limits.budget_usd is not None:
-            refused = self._too_dear(now, limits.budget_usd)
-            if refused is not None:
-                return refused
-        if limits.requests_per_minute:
-            self.requests.add(now, 1)
-        return None
+        most = limits.requests_per_minute
+        if most and self.requests.used(now) + 1 > most:
+            return self._too_fast(self.requests.wait(now, most - 1), f"{most:g} requests")
+        most = limits.tokens_per_minute
+        if most and self.tokens.used(now) >= most:
+            return self._too_fast(self.tokens.wait(now, most * _JUST_BELOW), f"{most:g} tokens")
+        return self._too_dear(now, limits.budget_usd) if limits.budget_usd is not None else None
 
     def _too_fast(self, seconds: float, limit: str) -> Refused:
         wait = max(1.0, seconds)

@@ -60,7 +60,7 @@ def json_page(status: int, content: Any, headers: bytes = b"") -> Page:
 
 def error_object(message: str, code: str, status: int, path: bytes = b"") -> dict[str, Any]:
     """The error as OpenAI's clients expect it, or Anthropic's where theirs is asking."""
-    if path == MESSAGES:
+    if path.startswith(MESSAGES):
         kind = _ANTHROPIC.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": message, "code": code}}
     kind = _OPENAI.get(status, "api_error" if status >= 500 else "invalid_request_error")
@@ -80,4 +80,4 @@ def retry_after(seconds: float) -> bytes:
 def error_event(message: str, code: str, path: bytes = b"") -> bytes:
     """An error as the last event of a stream that broke."""
     content = msgspec.json.encode(error_object(message, code, 502, path))
-    return b"%bdata: %b\n\n" % (b"event: error\n" if path in (MESSAGES, RESPONSES) else b"", content)
+    return b"%bdata: %b\n\n" % (b"event: error\n" if path.startswith((MESSAGES, RESPONSES)) else b"", content)

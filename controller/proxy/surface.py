@@ -167,6 +167,7 @@ class Surface:
     def _models(self, live: Live, request: Request, path: bytes) -> Page:
         """The agents, as models; only those that the key may ask."""
         allowed = list(live.routes)
+        caller: LiveClient | None = None
         if live.closed:
             caller = live.client(request.read(live.slots).key)
             if caller is None:
@@ -177,7 +178,7 @@ class Surface:
             return json_page(200, {"object": "list", "data": models})
         wanted = path.removeprefix(b"/v1/models/").decode("latin-1")
         found = [model for model in models if model["id"] == wanted]
-        return json_page(200, found[0]) if found else error_page(404, _unknown(live, wanted, None), "model_not_found")
+        return json_page(200, found[0]) if found else error_page(404, _unknown(live, wanted, caller), "model_not_found")
 
     def _metrics(self) -> bytes:
         live, books = self._tables.live, self._shared.books
@@ -321,12 +322,15 @@ def _passed_to(live: Live, ask: Ask, request: Request) -> str:
 
 
 def _admit(route: LiveRoute, caller: LiveClient | None) -> None:
-    """Count the request in, at the client's account and at the agent's."""
-    for account in (caller.account, route.account) if caller is not None else (route.account,):
-        refused = account.admit()
+    """Count the request in, at the client's account and at the agent's; where one refuses it, at neither."""
+    accounts = (caller.account, route.account) if caller is not None else (route.account,)
+    for account in accounts:
+        refused = account.check()
         if refused is not None:
             client = caller.name if caller is not None else ""
             raise _Turned(refused.status, refused.code, refused.message, agent=route.agent, client=client, retry_s=refused.retry_s)
+    for account in accounts:
+        account.count()
 
 
 def _unknown(live: Live, agent: str, caller: LiveClient | None) -> str:

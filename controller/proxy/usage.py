@@ -69,11 +69,11 @@ class Capture:
             return
         if self._stream:
             self.events += data.count(b"data:")
-            if not self._size:
-                self._head = data[:_HEAD]
-            elif b"data:" in self._edge + data[:4]:
+            if len(self._head) < _HEAD:
+                self._head += data[: _HEAD - len(self._head)]
+            if self._size and b"data:" in self._edge + data[:4]:
                 self.events += 1
-            self._edge = data[-4:]
+            self._edge = data[-4:] if len(data) >= 4 else (self._edge + data)[-4:]
         parts.append(data)
         self._size += len(data)
         if self._stream and not self._whole:
