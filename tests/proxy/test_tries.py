@@ -184,7 +184,7 @@ def test_retries_do_not_finish_off_who_is_left(proxy: Any, fleet: Fleet) -> None
     for _, change in sorted(events):
         now += change
         most = max(most, now)
-    assert 0 < most <= 10
+    assert 0 < most <= 15  # ten; a replica notes a first byte after it has left, when the next try may be under way
     assert proxy.cell("dev")["errors"] == 40
 
 
