@@ -197,7 +197,8 @@ def probe(port: int) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         body = {"messages": [{"role": "user", "content": "#00000000000000aaj"}], "model": "agent"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-benchmark"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
     finally:

@@ -128,6 +128,7 @@ class Live:
         same_names = before is not None and before.table.headers == table.headers
         self.slots: dict[bytes, int] = before.slots if before is not None and same_names else slots(table.headers)
         self.closed = bool(table.clients)  # whether a key is needed
+        self._shown: dict[bytes, LiveClient] = {}  # keys that were right, so that each is digested once
         self._keys = {
             digest: LiveClient(name, client, accounts.of("client", name))
             for name, client in table.clients.items()
@@ -151,7 +152,14 @@ class Live:
 
     def client(self, key: bytes | None) -> LiveClient | None:
         """Who has this key."""
-        return None if key is None else self._keys.get(hashlib.sha256(key).hexdigest())
+        if key is None:
+            return None
+        known = self._shown.get(key)
+        if known is None:
+            known = self._keys.get(hashlib.sha256(key).hexdigest())
+            if known is not None:
+                self._shown[key] = known  # at most as many as there are digests
+        return known
 
     def nearest(self, name: str) -> str | None:
         """The agent whose name is most like this one."""
