@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .record import Record
 
 _MOST = 1000
+_DIGITS = 18
 _BEHIND = 1000  # records that a slow reader of the stream may be behind
 
 
@@ -75,6 +76,8 @@ def sessions(books: Books, request: Request, others: Sequence[Mapping[str, Sessi
 class RecordStream:
     """Requests as server-sent events, as they end. A reader that is too slow is cut off; it may come again with `?after=`."""
 
+    endless = True
+
     def __init__(self, books: Books, client: ClientConnection, request: Request, loop: asyncio.AbstractEventLoop) -> None:
         self._books = books
         self._client = client
@@ -84,7 +87,11 @@ class RecordStream:
         self._timer: asyncio.TimerHandle | None = None
         self._paused = client.paused
         after = request.header(b"last-event-id")
-        start = int(after) if after is not None and after.isdigit() else number(request, "after", books.number)
+        start = (
+            int(after)
+            if after is not None and after.isdigit() and len(after) <= _DIGITS
+            else number(request, "after", books.number)
+        )
         newest, found = books.records(start, _MOST)
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
         numbered = enumerate(found, newest - len(found) + 1)
@@ -97,7 +104,7 @@ class RecordStream:
         self._waiting.append(_event(self._number, record))
         if len(self._waiting) > _BEHIND:
             self.client_gone()
-            self._client.cut_off()
+            self._client.abort()  # closing would wait for a reader that does not read
         elif len(self._waiting) == 1 and not self._paused:
             self._loop.call_later(0.05, self._flush)
 

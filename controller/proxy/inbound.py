@@ -154,6 +154,11 @@ class ClientConnection(asyncio.Protocol):
         return self._host.draining
 
     @property
+    def endless(self) -> bool:
+        """Whether what it is being told has no end of its own."""
+        return bool(getattr(self._current, "endless", False))
+
+    @property
     def idle(self) -> bool:
         return not self._busy and not self._waiting
 

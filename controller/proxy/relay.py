@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .usage import Usage
 
 _ELSEWHERE = (429, 502, 503, 504)
+_UNSENT = ("endpoint_unreachable", "endpoint_key_missing", "endpoint_busy")  # nothing can have been done yet
 _CONTENT = 64 * 1024
 
 
@@ -98,7 +99,7 @@ class Relay:
     def begin(self) -> None:
         """Ask, and send a copy to the shadow where the route says so."""
         route = self._route
-        copied = route.shadow is not None and route.copied()
+        copied = route.shadow is not None and self._forward.judged and route.copied()
         if copied:
             stats, agent, step = self._shared.books.stats, route.agent, route.route.step
             self._pair = Pair(lambda same, likeness: stats.compared(agent, step, same=same, likeness=likeness))
@@ -134,7 +135,7 @@ class Relay:
 
     def answered(self, head: AnswerHead, length: bytes | None) -> bool:
         status = head.status
-        if status in _ELSEWHERE and self._fallbacks:
+        if status in _ELSEWHERE and self._fallbacks and self._forward.repeatable:
             return False
         visit, request = self._visit, self._request
         assert visit is not None
@@ -189,7 +190,8 @@ class Relay:
         if self._started:
             self._broke_off(failure)
             return
-        while failure.elsewhere and self._fallbacks:
+        elsewhere = failure.elsewhere and (self._forward.repeatable or failure.code in _UNSENT)
+        while elsewhere and self._fallbacks:
             route = self._live.routes.get(self._fallbacks.pop(0))
             if route is not None:
                 self._visit_route(route, whole=self._live.table.content)
@@ -232,7 +234,7 @@ class Relay:
         queue_s = (granted or ended) - visit.asked_at
         network_s = visit.connect_s + self._paused_s
         prefill_s = (first or ended) - sent if granted else 0.0
-        decode_s = ended - first if first else 0.0
+        decode_s = max(0.0, ended - first - self._paused_s) if first else 0.0
         agent_s = ((head.pre_ms or 0.0) + (head.post_ms or 0.0)) / 1000
         events = capture.events if capture is not None else 0
         record = Record(

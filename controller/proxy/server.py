@@ -169,7 +169,9 @@ class Server:
         deadline = loop.time() + self.options.drain_s
         while surface.connections and loop.time() < deadline:
             for client in list(surface.connections):
-                if client.idle:
+                if client.endless:
+                    client.abort()
+                elif client.idle:
                     client.close()
             await asyncio.sleep(0.02)
         for client in list(surface.connections):
