@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from controller.model import LocalSecret, Name, Percent, Seconds, Spec, Text
+from controller.vendors import HuggingFace, InferenceSpec, LangSmithSpec
 
 BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/|$)")]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
@@ -425,6 +426,18 @@ class EnvironmentSpec(Spec):
     )
     training: TrainingDefaults = Field(
         TrainingDefaults(), title="Training", description="Defaults of training requests.", examples=[{"backend": "hf_jobs"}]
+    )
+    huggingface: HuggingFace = Field(
+        HuggingFace(), title="Hugging Face", description="The Hub, Jobs, Inference Endpoints.", examples=[{"namespace": "acme"}]
+    )
+    langsmith: LangSmithSpec | None = Field(
+        None,
+        title="LangSmith",
+        description="Data sets, experiments, traces of actions; none = not used.",
+        examples=[{"apiKey": "env:LANGSMITH_API_KEY"}],
+    )
+    inference: InferenceSpec = Field(
+        InferenceSpec(), title="Inference", description="How evaluations call models.", examples=[{"concurrency": 8}]
     )
     proxies: dict[str, ProxyAddress] = Field(
         {}, title="Proxies", description="Data planes by name.", examples=[{"main": {"url": "http://127.0.0.1:5800"}}]

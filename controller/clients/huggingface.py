@@ -11,48 +11,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field
-
 from controller.clients.hugging_face_endpoints import Endpoints
 from controller.clients.hugging_face_jobs import Jobs
 from controller.clients.hugging_face_repositories import Repositories
 from controller.clients.hugging_face_session import OutcomeUnknown, Session
-from controller.model import LocalSecret, Spec, Text
+from controller.vendors import HuggingFace
 
-__all__ = ["Hub", "HuggingFace", "OutcomeUnknown", "connect"]
-
-
-class HuggingFace(Spec):
-    """Where Hugging Face is, and as whom it is used."""
-
-    url: Text = Field(
-        "https://huggingface.co",
-        title="URL",
-        description="Of the Hub; Jobs answer there too.",
-        examples=["https://huggingface.co"],
-        pattern=r"^https?://[^\s/@]+/?$",
-    )
-    inference_endpoints_url: Text = Field(
-        "https://api.endpoints.huggingface.cloud/v2",
-        alias="inferenceEndpointsUrl",
-        title="Inference Endpoints",
-        description="Base URL of the API of Inference Endpoints.",
-        examples=["https://api.endpoints.huggingface.cloud/v2"],
-        pattern=r"^https?://[^\s/@]+(/|$)",
-    )
-    namespace: Text | None = Field(
-        None,
-        title="Namespace",
-        description="User or organisation that owns and pays; default: the user of the token.",
-        examples=["acme"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-    )
-    token: LocalSecret | None = Field(
-        None,
-        title="Token",
-        examples=["env:HF_TOKEN"],
-        description="Reference to the token; default: HUGGINGFACE_HUB_TOKEN, else HF_TOKEN of the process environment.",
-    )
+__all__ = ["Hub", "OutcomeUnknown", "connect"]
 
 
 class Hub:

@@ -30,14 +30,15 @@ from controller.clients.langsmith_records import (
     uploads,
     utc,
 )
-from controller.clients.langsmith_sdk import Access, LangSmithSpec, named_id
+from controller.clients.langsmith_sdk import Access, named_id
 from controller.clients.langsmith_trace import Counts, Traced, Tracer
 from controller.errors import Permanent, Temporary, nearest
 from controller.resource import digest
 from controller.settings import Settings
+from controller.vendors import LangSmithSpec
 
 __all__ = [
-    "Comparison", "Counts", "Dataset", "Evaluator", "Example", "Experiment", "LangSmith", "LangSmithSpec",
+    "Comparison", "Counts", "Dataset", "Evaluator", "Example", "Experiment", "LangSmith",
     "Preference", "Result", "Score", "Target", "Traced", "Tracer", "connect",
 ]  # fmt: skip
 
@@ -270,8 +271,8 @@ class LangSmith:
 
 def connect(settings: Settings) -> LangSmith:
     """The door of an environment. Raises Permanent where environment.yaml names no LangSmith."""
-    spec = getattr(settings.spec, "langsmith", None)
-    if not isinstance(spec, LangSmithSpec):
+    spec = settings.spec.langsmith
+    if spec is None:
         where = f"environments/{settings.environment}/environment.yaml"
         raise Permanent(f"{where} has no spec.langsmith; add `langsmith: {{apiKey: env:LANGSMITH_API_KEY}}`")
     return LangSmith(spec, settings.data)

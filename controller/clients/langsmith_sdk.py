@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-from pydantic import Field
-
 from controller.clients.secrets import resolve
 from controller.errors import Permanent, Temporary
-from controller.model import LocalSecret, Seconds, Spec, Text
+from controller.vendors import LangSmithSpec
 
 NAMESPACE = UUID("6f1d2f4e-7475-726e-6f75-740000000001")
 """Of every id that is made from a name; never change it: results logged before would be logged again."""
@@ -34,37 +32,6 @@ NAMESPACE = UUID("6f1d2f4e-7475-726e-6f75-740000000001")
 RETRIES = 2
 PERSONAL = ("author_name", "author_email")
 """What the SDK reads from git and puts into an experiment's metadata, and what does not belong there."""
-
-
-class LangSmithSpec(Spec):
-    """LangSmith, where evaluations are shown and actions are traced. Without it the same evaluation runs on local files."""
-
-    url: Text = Field(
-        "https://api.smith.langchain.com",
-        title="URL",
-        description="Address of the API.",
-        examples=["https://eu.api.smith.langchain.com"],
-        pattern=r"^https?://[^\s/@]+(/|$)",
-    )
-    api_key: LocalSecret = Field(
-        "env:LANGSMITH_API_KEY",
-        alias="apiKey",
-        title="Key",
-        description="Reference to the key; never the value.",
-        examples=["env:LANGSMITH_API_KEY"],
-    )
-    workspace: Text | None = Field(
-        None, title="Workspace", description="Id of the workspace; needed by keys of an organisation.", examples=["7e0a2f5c-..."]
-    )
-    web: Text | None = Field(
-        None,
-        title="Pages",
-        description="Address of the pages, where it does not follow from the URL.",
-        examples=["https://ls.acme.dev"],
-    )
-    project: Text = Field("turnout", title="Project", description="Where actions are traced.", examples=["turnout-production"])
-    trace: bool = Field(True, title="Trace", description="Whether actions are traced at all.", examples=[False])
-    timeout: Seconds = Field(20.0, gt=0, title="Time-out", description="Longest wait for one answer.", examples=["20s"])
 
 
 class Access:

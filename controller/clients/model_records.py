@@ -6,27 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from controller.model import Seconds, Spec, Text
 from controller.resource import digest
-
-
-class InferenceSpec(Spec):
-    """How evaluations call models; which endpoints there are stands under `endpoints`."""
-
-    concurrency: int = Field(8, ge=1, le=256, title="Concurrency", description="Calls at a time.", examples=[8])
-    attempts: int = Field(4, ge=1, le=20, title="Attempts", description="Of one call, the first included.", examples=[4])
-    timeout: Seconds = Field(120.0, gt=0, title="Time-out", description="Longest time of one attempt.", examples=["120s"])
-    patience: Seconds = Field(
-        60.0, title="Patience", description="Longest wait that an endpoint may ask for (Retry-After).", examples=["60s"]
-    )
-    outage: int = Field(
-        10, ge=1, title="Outage", description="So many calls in a row without an answer end an evaluation for now.", examples=[10]
-    )
-    cache: Text = Field(
-        "model-calls", title="Cache", description="Folder of answers, relative to the environment's data.", examples=["model-calls"]
-    )
 
 
 @dataclass(frozen=True)

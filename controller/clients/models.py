@@ -19,14 +19,15 @@ from typing import Any
 
 from controller.clients.model_attempt import RESERVED, Failed, Said, attempt, failure
 from controller.clients.model_cache import ReplyCache
-from controller.clients.model_records import Call, InferenceSpec, Listed, Reply, T, Verdict
+from controller.clients.model_records import Call, Listed, Reply, T, Verdict
 from controller.clients.model_shape import read, response_format
 from controller.clients.secrets import resolve
 from controller.environment import Endpoint, Price
 from controller.errors import Permanent, Temporary, listed, nearest
 from controller.settings import Settings
+from controller.vendors import InferenceSpec
 
-__all__ = ["Call", "InferenceSpec", "Listed", "Models", "Reply", "Verdict", "connect"]
+__all__ = ["Call", "Listed", "Models", "Reply", "Verdict", "connect"]
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
@@ -318,7 +319,4 @@ def _price(value: Any) -> float | None:
 
 def connect(settings: Settings) -> Models:
     """The door of an environment."""
-    spec = getattr(settings.spec, "inference", None)
-    return Models(
-        settings.spec.endpoints, settings.spec.prices, spec if isinstance(spec, InferenceSpec) else InferenceSpec(), settings.data
-    )
+    return Models(settings.spec.endpoints, settings.spec.prices, settings.spec.inference, settings.data)

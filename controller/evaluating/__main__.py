@@ -14,10 +14,9 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.clients import models
 from controller.clients.evaluation_work import STOPPED, Order, Work
-from controller.clients.langsmith import LangSmith, LangSmithSpec
-from controller.clients.model_records import InferenceSpec
-from controller.clients.models import Models
+from controller.clients.langsmith import LangSmith
 from controller.environment import EnvironmentSpec
 from controller.errors import Temporary
 from controller.evaluating.run import Evaluation
@@ -59,14 +58,12 @@ def evaluation(order: Order, work: Work, asked: threading.Event) -> Evaluation:
     data, environment = Path(order.data), order.environment
     known = {key: value for key, value in environment.items() if key in EnvironmentSpec.model_fields}
     settings = Settings("evaluating", EnvironmentSpec.model_validate(known, strict=False), data)
-    inference = InferenceSpec.model_validate(environment.get("inference") or {}, strict=False)
-    langsmith = environment.get("langsmith")
     return Evaluation(
         order,
         work,
         settings,
-        Models(settings.spec.endpoints, settings.spec.prices, inference, data),
-        LangSmith(LangSmithSpec.model_validate(langsmith, strict=False), data) if langsmith else None,
+        models.connect(settings),
+        LangSmith(settings.spec.langsmith, data) if settings.spec.langsmith else None,
         stop=lambda: "cancelled" if work.path("cancelled").exists() else "asked to stop" if asked.is_set() else "",
         now=lambda: datetime.now(UTC),
         say=lambda line: print(line, flush=True),

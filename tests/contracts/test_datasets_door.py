@@ -11,13 +11,14 @@ import pytest
 
 from controller.clients.datasets import Datasets, files_at_tip
 from controller.clients.git import Identity, Repository
-from controller.clients.huggingface import HuggingFace, connect
-from controller.clients.langsmith import LangSmith, LangSmithSpec
+from controller.clients.huggingface import connect
+from controller.clients.langsmith import LangSmith
 from controller.environment import EnvironmentSpec
 from controller.errors import Permanent
 from controller.settings import Settings
 from controller.testing.hugging_face import HuggingFaceDouble
 from controller.testing.langsmith_api import LangSmithApi
+from controller.vendors import HuggingFace, LangSmithSpec
 
 ROWS = [{"inputs": {"task": f"task {n}"}, "outputs": {"code": f"x = {n}"}, "metadata": {"agent": "docs"}} for n in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -17,7 +17,7 @@ import pytest
 from controller.clients.evaluation_work import Work
 from controller.clients.evaluations import Evaluations
 from controller.clients.git import Identity, Repository
-from controller.clients.langsmith import LangSmith, LangSmithSpec
+from controller.clients.langsmith import LangSmith
 from controller.environment import EnvironmentSpec
 from controller.errors import Permanent, Temporary
 from controller.judgement.record import Record
@@ -28,6 +28,7 @@ from controller.settings import Settings
 from controller.testing.langsmith_api import LangSmithApi
 from controller.testing.openrouter_api import OpenRouterApi, Rules
 from controller.testing.openrouter_api.rules import ModelEntry
+from controller.vendors import LangSmithSpec
 
 CHAT = "POST */chat/completions"
 PATIENCE = 60.0
@@ -405,17 +406,13 @@ def test_the_ceiling_of_the_plan_covers_the_bill(place: Place) -> None:
 # -- LangSmith ---------------------------------------------------------------------------------------------------------
 
 
-class WithLangSmith(EnvironmentSpec):
-    langsmith: LangSmithSpec | None = None
-
-
 def told(place: Place, url: str, langsmith: str) -> Evaluations:
     (place.data / "ls").write_text("a-key-of-the-tests\n")
     spec = {
         "endpoints": {"router": {"url": url, "apiKey": "file:key", "timeout": 10.0}},
         "langsmith": {"url": langsmith, "apiKey": "file:ls"},
     }
-    return Evaluations(Settings("local", WithLangSmith.model_validate(spec, strict=False), place.data))
+    return Evaluations(Settings("local", EnvironmentSpec.model_validate(spec, strict=False), place.data))
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from controller.clients.langsmith import (
     Example,
     Experiment,
     LangSmith,
-    LangSmithSpec,
     Preference,
     Result,
     Score,
@@ -32,6 +31,7 @@ from controller.errors import Permanent, Temporary
 from controller.settings import Settings
 from controller.testing.langsmith_api import LangSmithApi
 from controller.testing.vendor_contract import Published
+from controller.vendors import LangSmithSpec
 
 HERE = Path(__file__).parent
 PUBLISHED = Published(HERE / "openapi" / "langsmith.json", prefixes=("/api/v1", ""))

@@ -16,10 +16,11 @@ from uuid import uuid4
 
 import pytest
 
-from controller.clients.langsmith import LangSmith, LangSmithSpec
+from controller.clients.langsmith import LangSmith
 from controller.clients.langsmith_sdk import timed_id
 from controller.errors import Temporary
 from controller.testing.langsmith_api import LangSmithApi
+from controller.vendors import LangSmithSpec
 
 START = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 

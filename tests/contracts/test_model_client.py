@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from controller.clients.model_attempt import of_status
-from controller.clients.models import Call, InferenceSpec, Models, Reply, connect
+from controller.clients.models import Call, Models, Reply, connect
 from controller.environment import Endpoint, EnvironmentSpec, Price
 from controller.errors import Permanent, Temporary
 from controller.model import Spec
@@ -23,6 +23,7 @@ from controller.settings import Settings
 from controller.testing.openrouter_api import Call as Asked
 from controller.testing.openrouter_api import OpenRouterApi, ProviderFailed
 from controller.testing.openrouter_api import Reply as Said
+from controller.vendors import InferenceSpec
 
 CHAT = "POST */chat/completions"
 KEY = "sk-or-v1-very-secret"

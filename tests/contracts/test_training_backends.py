@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from controller.clients.huggingface import Hub, HuggingFace, OutcomeUnknown, connect
+from controller.clients.huggingface import Hub, OutcomeUnknown, connect
 from controller.clients.training import program
 from controller.clients.training.backend import Order, Prices, Sight, TrainingBackend
 from controller.clients.training.hf_jobs import HubTraining
 from controller.clients.training.local import LocalTraining
 from controller.errors import Permanent, Temporary
 from controller.testing.hugging_face import Account, HuggingFaceDouble, Options
+from controller.vendors import HuggingFace
 
 PROGRAM = Path(__file__).with_name("training_program_of_tests.py")
 TOKEN = "hf_secretsecretsecret"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from controller import programs
 from controller.clients import huggingface
-from controller.clients.huggingface import Hub, HuggingFace
+from controller.clients.huggingface import Hub
 from controller.clients.training.backend import Hardware, Prices, TrainingBackend
 from controller.clients.training.hf_jobs import HubTraining
 from controller.clients.training.local import LocalTraining
@@ -47,8 +47,7 @@ def program() -> Path:
 
 def hub_of(settings: Settings) -> Hub:
     """Hugging Face of an environment: what its `huggingface` says, else the vendor's own address and the token of this process."""
-    spec = getattr(settings.spec, "huggingface", None)
-    return huggingface.connect(spec if isinstance(spec, HuggingFace) else HuggingFace(), settings.data)
+    return huggingface.connect(settings.spec.huggingface, settings.data)
 
 
 def connect(settings: Settings) -> Backends:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.clients.huggingface import Hub, HuggingFace, connect
+from controller.clients.huggingface import Hub, connect
 from controller.testing.hugging_face import Account, HuggingFaceDouble, Options
+from controller.vendors import HuggingFace
 
 TOKEN = "hf_secretsecretsecret"
 ACCOUNTS = {

@@ -12,9 +12,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from controller.clients.huggingface import Hub, HuggingFace, connect
+from controller.clients.huggingface import Hub, connect
 from controller.errors import Permanent, Temporary
 from controller.testing.hugging_face import HuggingFaceDouble
+from controller.vendors import HuggingFace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the SDK's own uploads
 Opened = Callable[..., Hub]

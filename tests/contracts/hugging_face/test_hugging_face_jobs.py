@@ -15,9 +15,10 @@ import huggingface_hub
 import pytest
 
 from controller.clients.hugging_face_jobs import JobOrder, Lines, cost_usd, label_of, script_order
-from controller.clients.huggingface import Hub, HuggingFace, OutcomeUnknown, connect
+from controller.clients.huggingface import Hub, OutcomeUnknown, connect
 from controller.errors import Permanent, Temporary
 from controller.testing.hugging_face import HuggingFaceDouble, Options
+from controller.vendors import HuggingFace
 
 TOKEN = "hf_secretsecretsecret"  # of conftest.py
 POST_JOB = "POST /api/jobs/acme"

@@ -1,0 +1,88 @@
+"""Where vendors are and as whom they are used: parts of environment.yaml that the doors in `clients` open with. Data only."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from controller.model import LocalSecret, Seconds, Spec, Text
+
+
+class HuggingFace(Spec):
+    """Where Hugging Face is, and as whom it is used."""
+
+    url: Text = Field(
+        "https://huggingface.co",
+        title="URL",
+        description="Of the Hub; Jobs answer there too.",
+        examples=["https://huggingface.co"],
+        pattern=r"^https?://[^\s/@]+/?$",
+    )
+    inference_endpoints_url: Text = Field(
+        "https://api.endpoints.huggingface.cloud/v2",
+        alias="inferenceEndpointsUrl",
+        title="Inference Endpoints",
+        description="Base URL of the API of Inference Endpoints.",
+        examples=["https://api.endpoints.huggingface.cloud/v2"],
+        pattern=r"^https?://[^\s/@]+(/|$)",
+    )
+    namespace: Text | None = Field(
+        None,
+        title="Namespace",
+        description="User or organisation that owns and pays; default: the user of the token.",
+        examples=["acme"],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+    )
+    token: LocalSecret | None = Field(
+        None,
+        title="Token",
+        examples=["env:HF_TOKEN"],
+        description="Reference to the token; default: HUGGINGFACE_HUB_TOKEN, else HF_TOKEN of the process environment.",
+    )
+
+
+class LangSmithSpec(Spec):
+    """LangSmith, where evaluations are shown and actions are traced. Without it the same evaluation runs on local files."""
+
+    url: Text = Field(
+        "https://api.smith.langchain.com",
+        title="URL",
+        description="Address of the API.",
+        examples=["https://eu.api.smith.langchain.com"],
+        pattern=r"^https?://[^\s/@]+(/|$)",
+    )
+    api_key: LocalSecret = Field(
+        "env:LANGSMITH_API_KEY",
+        alias="apiKey",
+        title="Key",
+        description="Reference to the key; never the value.",
+        examples=["env:LANGSMITH_API_KEY"],
+    )
+    workspace: Text | None = Field(
+        None, title="Workspace", description="Id of the workspace; needed by keys of an organisation.", examples=["7e0a2f5c-..."]
+    )
+    web: Text | None = Field(
+        None,
+        title="Pages",
+        description="Address of the pages, where it does not follow from the URL.",
+        examples=["https://ls.acme.dev"],
+    )
+    project: Text = Field("turnout", title="Project", description="Where actions are traced.", examples=["turnout-production"])
+    trace: bool = Field(True, title="Trace", description="Whether actions are traced at all.", examples=[False])
+    timeout: Seconds = Field(20.0, gt=0, title="Time-out", description="Longest wait for one answer.", examples=["20s"])
+
+
+class InferenceSpec(Spec):
+    """How evaluations call models; which endpoints there are stands under `endpoints`."""
+
+    concurrency: int = Field(8, ge=1, le=256, title="Concurrency", description="Calls at a time.", examples=[8])
+    attempts: int = Field(4, ge=1, le=20, title="Attempts", description="Of one call, the first included.", examples=[4])
+    timeout: Seconds = Field(120.0, gt=0, title="Time-out", description="Longest time of one attempt.", examples=["120s"])
+    patience: Seconds = Field(
+        60.0, title="Patience", description="Longest wait that an endpoint may ask for (Retry-After).", examples=["60s"]
+    )
+    outage: int = Field(
+        10, ge=1, title="Outage", description="So many calls in a row without an answer end an evaluation for now.", examples=[10]
+    )
+    cache: Text = Field(
+        "model-calls", title="Cache", description="Folder of answers, relative to the environment's data.", examples=["model-calls"]
+    )
