@@ -36,6 +36,7 @@ from controller.projections.registry import REGISTRY
 from controller.reconcile import PassResult
 from controller.rollback import Rollback, RolledBack
 from controller.settings import Settings
+from controller.source import CommitSource, FilesSource
 from controller.writer import Identification
 
 RELEASE = controller.__version__
@@ -113,7 +114,7 @@ class Controller:
     def _must_exist(self) -> None:
         """An environment that neither HEAD nor this clone knows is a typing error."""
         try:
-            known = tree.environments_of(tree.CommitSource(self.repository, self.repository.resolve("HEAD")))
+            known = tree.environments_of(CommitSource(self.repository, self.repository.resolve("HEAD")))
         except NotFound:
             return  # no commit yet: said by whatever is asked first
         if self.environment not in known and not data_folder(self.repository, self.environment).exists():
@@ -159,7 +160,7 @@ class Controller:
             return loaded
         if self.repository.work_dir is None:
             raise TurnoutError("a bare repository has no work tree to preview")
-        source = tree.FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
+        source = FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
         return loading.load_commit(flow, loaded.commit, loaded.branch, source)
 
     def settings(self) -> Settings:

@@ -193,5 +193,6 @@ class Kind(Generic[S, O]):
     provider: Callable[[Clients], Provider[S, O]] | None = None
     declared: bool = False
     once: bool = False
+    paths: Callable[[S], Iterable[str]] | None = None  # of this repository that a spec names; one that ends in / is a folder
     mutable: frozenset[str] = frozenset()  # top-level spec fields that a running run lets a person edit
     summary: str = ""

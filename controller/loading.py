@@ -30,6 +30,7 @@ from controller.projections.money import MONEY
 from controller.projections.past import PAST
 from controller.projections.registry import REGISTRY
 from controller.settings import Settings
+from controller.source import CommitSource, Source
 from controller.writeback import Branch
 from controller.writer import Identification, Lease
 
@@ -69,7 +70,7 @@ class Loaded:
     """The desired state of a commit, and the settings that it says."""
 
     commit: str
-    source: tree.Source
+    source: Source
     tree: tree.Tree
     shared_with: tuple[str, ...]
     branch: Branch
@@ -122,24 +123,22 @@ def branch_of(flow: Flow) -> Branch:
     return Branch(flow.repository, flow.branch or spec.branch or head or "HEAD", remote, "" if head else tip)
 
 
-def load_commit(flow: Flow, commit: str, branch: Branch, source: tree.Source | None = None) -> Loaded:
+def load_commit(flow: Flow, commit: str, branch: Branch, source: Source | None = None) -> Loaded:
     """The tree of a commit, or of `source` in its place (a preview)."""
     settings, shared, problems = settings_at(flow, commit, source)
     rows = cached_rows(flow)
-    at = source or tree.CommitSource(flow.repository, commit)
+    at = source or CommitSource(flow.repository, commit)
     found = tree.read(at, settings, flow.kinds, rows.get, flow.release, shared)
     return Loaded(commit, at, found, shared, branch, (*problems, *found.problems), bool(problems))
 
 
-def settings_at(
-    flow: Flow, commit: str, source: tree.Source | None = None
-) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
+def settings_at(flow: Flow, commit: str, source: Source | None = None) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
     """Settings of a commit; when they are broken there, those of the newest commit where they are not."""
     if source is None:
         cached = _cached_settings(flow, commit)
         if cached:
             return cached
-    at = source or tree.CommitSource(flow.repository, commit)
+    at = source or CommitSource(flow.repository, commit)
     try:
         settings = tree.read_settings(at, flow.environment, flow.data)
     except SettingsError as error:
@@ -152,7 +151,7 @@ def settings_at(
 
 def _last_good_settings(flow: Flow, commit: str, error: SettingsError) -> tuple[Settings, tuple[str, ...], tuple[Problem, ...]]:
     for info in flow.repository.history(commit, f"environments/{flow.environment}"):
-        at = tree.CommitSource(flow.repository, info.id)
+        at = CommitSource(flow.repository, info.id)
         with contextlib.suppress(SettingsError):
             settings = tree.read_settings(at, flow.environment, flow.data)
             return settings, tree.readers_of_state(at, settings), error.problems

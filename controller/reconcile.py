@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from controller import approval, policy, tree
+from controller import approval, policy
 from controller import plan as planning
 from controller.address import Address
 from controller.apply import Applied, Executor
@@ -30,6 +30,7 @@ from controller.projections.money import MONEY, budget
 from controller.projections.past import PAST, to_past
 from controller.resource import digest
 from controller.settings import Settings
+from controller.source import EditedSource
 from controller.writeback import Files, WriteBack, edits_key, find_intent
 from controller.writer import LEASE_SECONDS, SKEW_SECONDS, Lease, Writer
 
@@ -361,7 +362,7 @@ def write_back(flow: Flow, writer: Writer, planned: planning.Planned, loaded: Lo
 
 def calls_of(flow: Flow, loaded: Loaded, world: planning.World, files: Files) -> frozenset[str]:
     """What a tree with these files changed would make providers do."""
-    edited = load_commit(flow, loaded.commit, loaded.branch, tree.EditedSource(loaded.source, files))
+    edited = load_commit(flow, loaded.commit, loaded.branch, EditedSource(loaded.source, files))
     there = replace(world, entries=edited.tree.entries, problems=edited.problems, past=lambda address: past_of(flow, address))
     planned = planning.plan(there, checker(flow, edited.settings))
     return frozenset(

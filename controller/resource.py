@@ -34,3 +34,4 @@ class Resource(Generic[S_co]):
     why: str = "git"
     files: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)  # of the repository that it names -> object ids at the commit

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 from pydantic import Field, ValidationError
 
 from controller.address import NAME, NAME_RULE, Address
 from controller.clients.git import Entry as Blob
-from controller.clients.git import Repository
 from controller.document import Document, DocumentError, parse
 from controller.errors import Problem, SettingsError, listed, nearest
 from controller.kind import Kind, Past
 from controller.model import Name, Spec, Text
 from controller.plan import Effective, Entry, Row
-from controller.resource import Resource, digest
+from controller.resource import Resource, digest, encode_json
 from controller.settings import Settings, line_of, load, spec_problems
+from controller.source import FOLDER, SUBMODULE, SYMLINK, Source
 
 MAX_FILE_BYTES = 1 << 20
-_SYMLINK, _SUBMODULE = 0o120000, 0o160000
 
 
 class Metadata(Spec):
@@ -54,91 +53,6 @@ class Envelope(Spec):
     kind: str = Field(title="Kind", description="What it is.", examples=["ModelBinding"])
     metadata: Metadata = Field(title="Metadata", description="Name and labels.", examples=[{"name": "feature_dev"}])
     spec: dict[str, Any] = Field({}, title="Spec", description="Fields of the kind.", examples=[{}])
-
-
-class Source(Protocol):
-    """Where blobs come from: a commit, or the files of a work tree (a preview)."""
-
-    def entries(self, folder: str) -> list[Blob]: ...
-
-    def read(self, blob: str) -> bytes: ...
-
-    def size(self, blob: str) -> int: ...
-
-
-@dataclass(frozen=True)
-class CommitSource:
-    """Tree objects at a commit."""
-
-    repository: Repository
-    commit: str
-
-    def entries(self, folder: str) -> list[Blob]:
-        return self.repository.entries(self.commit, folder)
-
-    def read(self, blob: str) -> bytes:
-        return self.repository.read(blob)
-
-    def size(self, blob: str) -> int:
-        return self.repository.size(blob)
-
-
-@dataclass
-class FilesSource:
-    """Files instead of objects: a work tree for a preview, or a tree with edits that is not written yet."""
-
-    files: Mapping[str, bytes]
-    _ids: dict[str, bytes] = field(default_factory=dict)
-
-    def entries(self, folder: str) -> list[Blob]:
-        out = []
-        for path in sorted(self.files):
-            if path.startswith(f"{folder}/"):
-                blob = digest(self.files[path].hex())
-                self._ids[blob] = self.files[path]
-                out.append(Blob(path, blob, 0o100644))
-        return out
-
-    def read(self, blob: str) -> bytes:
-        return self._ids[blob]
-
-    def size(self, blob: str) -> int:
-        return len(self._ids[blob])
-
-    @staticmethod
-    def of_work_tree(root: Path, folders: tuple[str, ...]) -> FilesSource:
-        """Plain files below some folders; links are not followed."""
-        found = {}
-        for folder in folders:
-            for path in sorted((root / folder).rglob("*")):
-                if path.is_file() and not path.is_symlink():
-                    found[path.relative_to(root).as_posix()] = path.read_bytes()
-        return FilesSource(found)
-
-
-@dataclass(frozen=True)
-class EditedSource:
-    """Another source with some files written or (None) removed: a tree that is not written yet."""
-
-    base: Source
-    files: Mapping[str, bytes | None]
-
-    def entries(self, folder: str) -> list[Blob]:
-        kept = [blob for blob in self.base.entries(folder) if blob.path not in self.files]
-        new = [
-            Blob(path, f"edit:{path}", 0o100644)
-            for path, data in self.files.items()
-            if data is not None and path.startswith(f"{folder}/")
-        ]
-        return sorted([*kept, *new])
-
-    def read(self, blob: str) -> bytes:
-        data = self.files[blob[5:]] if blob.startswith("edit:") else self.base.read(blob)
-        assert data is not None
-        return data
-
-    def size(self, blob: str) -> int:
-        return len(self.read(blob)) if blob.startswith("edit:") else self.base.size(blob)
 
 
 class Files:
@@ -244,7 +158,7 @@ def read(
     for address, place in places.items():
         if place.overlay is None and place.base and reader.belongs_elsewhere(address, place):
             continue
-        entries[address] = Entry(address, place.blobs(reader.context), reader.loader(address, place))
+        entries[address] = Entry(address, reader.blobs(address, place), reader.loader(address, place))
     for blob, folder in strays:
         guessed = _meant(blob, folder, plurals)
         told = next((problem for problem in problems if problem.path == blob.path), None)
@@ -306,7 +220,7 @@ class _Reader:
 
     def loader(self, address: Address, place: _Place) -> Callable[[Past], Effective]:
         def load(past: Past) -> Effective:
-            key = (address, f"{past.running}{past.spec_digest}{past.exists}")
+            key = (address, f"{past.running}{past.spec_digest}{past.exists}{past.ended}")
             if key not in self.loaded:
                 self.loaded[key] = self.load(address, place, past)
             return self.loaded[key]
@@ -326,11 +240,11 @@ class _Reader:
     def belongs_elsewhere(self, address: Address, place: _Place) -> bool:
         """A shared file with `metadata.environment` of another environment is not there for this one."""
         row = self.rows(address)
-        if row is not None and row.blobs == place.blobs(self.context) and row.release == self.release:
+        if row is not None and row.blobs.partition("\n")[0] == place.blobs(self.context) and row.release == self.release:
             return False
         try:
             assert place.base
-            if self.source.size(place.base.id) > MAX_FILE_BYTES or place.base.mode in (_SYMLINK, _SUBMODULE):
+            if self.source.size(place.base.id) > MAX_FILE_BYTES or place.base.mode in (SYMLINK, SUBMODULE):
                 return False
             data = self._parsed(place.base).data
             wanted = data["metadata"]["environment"]
@@ -342,6 +256,8 @@ class _Reader:
         kind = self.kinds[address.kind]
         try:
             resource = self._cached(kind, address, place) or self._validated(kind, address, place)
+            if kind.paths is not None and not (kind.once and (past.running or past.ended)):
+                resource = self._with_paths(kind, place, resource)  # what has begun goes on with what it began with
         except SettingsError as error:
             return Effective(self._from_log(kind, address, past, "quarantined"), "quarantined", error.problems)
         if kind.once and past.running and past.spec is not None:
@@ -350,11 +266,62 @@ class _Reader:
 
     def _cached(self, kind: Kind[Any, Any], address: Address, place: _Place) -> Resource[Any] | None:
         row = self.rows(address)
-        if row is None or row.blobs != place.blobs(self.context) or row.release != self.release or not row.written:
+        same = row is not None and row.blobs.partition("\n")[0] == place.blobs(self.context) and row.release == self.release
+        if row is None or not same or not row.written:
             return None
         written = msgspec.json.decode(row.written)
         spec = kind.spec.model_validate(written, strict=False)
-        return Resource(address, spec, written, row.spec_digest, "git", place.files, msgspec.json.decode(row.labels))
+        return Resource(address, spec, written, digest(written), "git", place.files, msgspec.json.decode(row.labels))
+
+    # -- the objects that a spec names -------------------------------------------------------------------------------
+
+    def blobs(self, address: Address, place: _Place) -> str:
+        """What the effective spec is made of: its own files and, after a line end, the objects that they name."""
+        own = place.blobs(self.context)
+        kind = self.kinds[address.kind]
+        if kind.paths is None:
+            return own
+        row = self.rows(address)
+        if row is not None and row.release == self.release and row.blobs.startswith(f"{own}\n"):
+            named: list[str] = sorted(msgspec.json.decode(row.blobs.partition("\n")[2]))
+        else:
+            named = self._named(kind, address, place)
+        found = {path: self.source.at(path) for path in named}
+        return f"{own}\n{encode_json({path: blob.id if blob else '' for path, blob in found.items()}).decode()}"
+
+    def _named(self, kind: Kind[Any, Any], address: Address, place: _Place) -> list[str]:
+        """Of a file that has changed; it is read anyway."""
+        try:
+            return sorted(set(kind.paths(self._validated(kind, address, place).spec) if kind.paths else ()))
+        except SettingsError:
+            return []
+
+    def _with_paths(self, kind: Kind[Any, Any], place: _Place, resource: Resource[Any]) -> Resource[Any]:
+        """Each path resolved at this commit; the objects are part of the digest. Raises SettingsError."""
+        named = dict.fromkeys(kind.paths(resource.spec) if kind.paths else ())
+        if not named:
+            return resource
+        found: dict[str, str] = {}
+        problems = []
+        for path in named:
+            blob = self.source.at(path.rstrip("/"))
+            told = _unfit(path, blob)
+            if told or blob is None:
+                problems.append(self._naming(place, path, told))
+            else:
+                found[path] = blob.id
+        if problems:
+            raise SettingsError(problems)
+        return replace(resource, paths=found, spec_digest=digest([resource.written, found]))
+
+    def _naming(self, place: _Place, path: str, told: str) -> Problem:
+        """At the line that names the path, in the narrowest file."""
+        for blob in filter(None, (place.overlay, place.base)):
+            document = self._document(blob)
+            for where, line in document.lines.items():
+                if _value_at(document.data, where) == path:
+                    return Problem(blob.path, told, line, ".".join(map(str, where)))
+        return Problem(place.files[-1], told)
 
     def _validated(self, kind: Kind[Any, Any], address: Address, place: _Place) -> Resource[Any]:
         documents = [(blob, self._document(blob)) for blob in (place.base, place.overlay) if blob]
@@ -432,8 +399,8 @@ class _Reader:
             raise SettingsError([Problem(blob.path, error.message, error.line)]) from None
 
     def _parsed(self, blob: Blob) -> Document:
-        if blob.mode in (_SYMLINK, _SUBMODULE):
-            what = "symbolic link" if blob.mode == _SYMLINK else "submodule"
+        if blob.mode in (SYMLINK, SUBMODULE):
+            what = "symbolic link" if blob.mode == SYMLINK else "submodule"
             raise DocumentError(f"is a {what}; only plain files are read", 1, 1)
         size = self.source.size(blob.id)
         if size > MAX_FILE_BYTES:
@@ -478,6 +445,27 @@ class _Reader:
         except ValidationError:
             return None
         return Resource(address, spec, written, spec_digest, why, files, labels or {})
+
+
+def _unfit(path: str, blob: Blob | None) -> str:
+    """Why an object cannot be what a spec names; empty = it can. A path that ends in / is a folder."""
+    wanted = "folder" if path.endswith("/") else "file"
+    if blob is None:
+        return f"names {path}, which is not in this commit; commit it, or correct the path"
+    if blob.mode in (SYMLINK, SUBMODULE):
+        return f"names {path}, a {'symbolic link' if blob.mode == SYMLINK else 'submodule'}; allowed is a plain {wanted}"
+    if (blob.mode == FOLDER) != (wanted == "folder"):
+        return f"names {path}, which is a {'folder' if blob.mode == FOLDER else 'file'}; a {wanted} is expected"
+    return ""
+
+
+def _value_at(data: Any, place: tuple[str | int, ...]) -> Any:
+    for part in place:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
 
 
 def _merge(base: Any, patch: Any) -> Any:

@@ -20,7 +20,8 @@ from controller.document_edit import DELETE, CannotEdit, dump, edit
 from controller.errors import LostRace, RemoteDown, RemoteRefused, TurnoutError
 from controller.kind import Past
 from controller.resource import digest
-from controller.tree import Source, Tree
+from controller.source import Source
+from controller.tree import Tree
 from controller.writer import Writer
 
 Files = Mapping[str, bytes | None]

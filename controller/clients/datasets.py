@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from controller.settings import Settings
 
 FRESH_SECONDS = 60.0
 """A source is not asked again for so long."""
-Files = Callable[[Sequence[str]], tuple[str, list[bytes]]]
-"""Paths of the repository -> a revision and their contents. Raises Permanent for one that is not there."""
+LFS = b"version https://git-lfs.github.com/spec/"
+Objects = Callable[[str, str], bytes]
+"""(path, object id) -> the content. Raises Permanent for one that is not there."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,17 @@ class Read:
 class Datasets:
     """Raises Temporary (ask again later), Permanent (it is not there, or no data set)."""
 
-    def __init__(self, folder: Path, langsmith: Callable[[], LangSmith], hub: Callable[[], Hub], files: Files) -> None:
-        self.folder, self._langsmith, self._hub, self._files = folder, langsmith, hub, files
+    def __init__(self, folder: Path, langsmith: Callable[[], LangSmith], hub: Callable[[], Hub], objects: Objects) -> None:
+        self.folder, self._langsmith, self._hub, self._objects = folder, langsmith, hub, objects
         self.fresh_seconds = FRESH_SECONDS
         self._kept: dict[tuple[Any, ...], tuple[float, Read]] = {}
 
-    def read(self, source: str | None, files: Sequence[str] = (), split: str | None = None, revision: str = "") -> Read:
-        """`source` is ls://NAME or hf://ORG/NAME, each perhaps with @REVISION; or `files` of the repository."""
-        key = (source, tuple(files), split, revision)
+    def read(
+        self, source: str | None, files: Mapping[str, str] | None = None, split: str | None = None, revision: str = ""
+    ) -> Read:
+        """`source` is ls://NAME or hf://ORG/NAME, each perhaps with @REVISION; or `files` of the repository with their objects."""
+        files = files or {}
+        key = (source, tuple(files.items()), split, revision)
         kept = self._kept.get(key)
         if kept is None or time.monotonic() - kept[0] > self.fresh_seconds:
             kept = (time.monotonic(), self._read(source, files, split, revision))
@@ -59,16 +63,15 @@ class Datasets:
         path = self._path(digest)
         if path.is_file():
             return path
-        found = self._read(source, files, split, revision)
+        found = self._read(source, dict(zip(files, revision.split(), strict=False)), split, revision)
         if found.digest != digest:
             raise Permanent(f"{found.name} at {revision} is not what it was when it was checked; use a new name for another try")
         return found.path
 
-    def _read(self, source: str | None, files: Sequence[str], split: str | None, revision: str) -> Read:
+    def _read(self, source: str | None, files: Mapping[str, str], split: str | None, revision: str) -> Read:
         if source is None:
-            at, contents = self._files(files)
-            rows = [row for name, content in zip(files, contents, strict=True) for row in _rows(name, content)]
-            return self._keep(", ".join(files), at, rows)
+            rows = [row for path, found in files.items() for row in _rows(path, self._objects(path, found))]
+            return self._keep(", ".join(files), " ".join(files.values()), rows)
         scheme, _, rest = source.partition("://")
         name, _, named = rest.partition("@")
         at = revision or named
@@ -105,21 +108,20 @@ def _rows(name: str, content: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def files_at_tip(settings: Settings) -> Files:
-    """Files as the environment's branch has them now. The revision is the digest of their blob ids."""
+def objects_of(settings: Settings) -> Objects:
+    """Content of files of the repository, by the objects that a commit named: what was planned, whatever came after."""
 
-    def read(paths: Sequence[str]) -> tuple[str, list[bytes]]:
+    def read(path: str, found: str) -> bytes:
         from controller.clients.git import Repository
 
-        repository = Repository(settings.data)
-        branch = settings.spec.branch or repository.head_branch()
-        commit = repository.tip(f"refs/heads/{branch}")
-        blobs = {path: repository.blob_at(commit, path) if commit else None for path in paths}
-        missing = sorted(path for path, blob in blobs.items() if blob is None)
-        if missing:
-            raise Permanent(f"{', '.join(missing)} is not in branch {branch}; commit it, or correct the path")
-        revision = hashlib.sha256(" ".join(str(blobs[path]) for path in paths).encode()).hexdigest()[:40]
-        return revision, [repository.read(str(blobs[path])) for path in paths]
+        try:
+            content = Repository(settings.data).read(found)
+        except (KeyError, ValueError):
+            told = "is not in this clone as it is named; commit it, or fetch the commit that has it"
+            raise Permanent(f"{path} ({found[:10]}) {told}") from None
+        if content.startswith(LFS):
+            raise Permanent(f"{path} is a pointer of Git LFS, not the rows; commit the rows themselves, or put them on the Hub")
+        return content
 
     return read
 
@@ -133,5 +135,5 @@ def connect(settings: Settings) -> Datasets:
         settings.data / "training" / "datasets",
         functools.cache(lambda: langsmith.connect(settings)),
         functools.cache(lambda: hub_of(settings)),
-        files_at_tip(settings),
+        objects_of(settings),
     )

@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 
+from controller.clients.datasets import objects_of
 from controller.clients.evaluation_work import Order, Work
-from controller.clients.git import Repository
 from controller.environment import EnvironmentSpec
-from controller.errors import Permanent, Temporary, TurnoutError
+from controller.errors import Permanent, Temporary
 from controller.settings import Settings
 
 CANCEL_SECONDS = 3.0
@@ -160,30 +160,13 @@ class Evaluations:
         if not dataset.get("files"):
             return
         free = shutil.disk_usage(self.data).free
-        content = b"\n".join(content_of(self.settings, path) for path in dataset["files"])
+        read = objects_of(self.settings)
+        content = b"\n".join(read(path, dataset["objects"][path]) for path in dataset["files"])
         if len(content) > min(MOST_BYTES, free // 2):
             raise Permanent(
                 f"the data set has {len(content)} bytes; allowed are {MOST_BYTES} and half of the free disk ({free // 2})"
             )
         work.write("dataset.jsonl", content)
-
-
-def content_of(settings: Settings, path: str) -> bytes:
-    """A file of the repository at the tip of the branch that says what is desired. Raises Permanent, Temporary."""
-    try:
-        repository = Repository(settings.data)
-        branch = settings.spec.branch or repository.head_branch()
-        remote = repository.tip(f"refs/remotes/{settings.spec.remote}/{branch}") if settings.spec.remote else None
-        commit = remote or repository.tip(f"refs/heads/{branch}") or repository.resolve("HEAD")
-        blob = repository.blob_at(commit, path)
-        entry = next((each for each in repository.entries(commit, path.rpartition("/")[0]) if each.path == path), None)
-    except TurnoutError as error:
-        raise Temporary(f"{path} cannot be read from the repository: {error.message}") from error
-    if blob is None or entry is None:
-        raise Permanent(f"there is no {path} at commit {commit[:10]} of {branch}; commit it, or correct spec.dataset.files")
-    if entry.mode == 0o120000:
-        raise Permanent(f"{path} is a symbolic link; commit the file itself")
-    return repository.read(blob)
 
 
 def environment_of(spec: EnvironmentSpec) -> dict[str, Any]:

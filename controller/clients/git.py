@@ -128,6 +128,14 @@ class Repository:
         except KeyError:
             return None
 
+    def entry_at(self, commit: str, path: str) -> Entry | None:
+        """Object and mode at a path, a folder too; None when there is none."""
+        try:
+            found = self._commit(commit).tree[path]
+        except KeyError:
+            return None
+        return Entry(path, str(found.id), int(found.filemode))
+
     def read(self, blob: str) -> bytes:
         data = self.git[blob].read_raw()
         return bytes(data)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from controller.clients.datasets import objects_of
 from controller.clients.evaluation_work import Order, Work
-from controller.clients.evaluations import content_of
 from controller.clients.langsmith import LangSmith
 from controller.datasets.rows import Fault, Row, normalised
 from controller.errors import Permanent
@@ -47,7 +47,7 @@ def gathered(order: Order, work: Work, settings: Settings, langsmith: LangSmith 
     trained: set[str] = set()
     unread: list[str] = []
     for each in order.trained_on:
-        found = keys_of(each["source"] or "", each["split"], settings, langsmith)
+        found = keys_of(each, settings, langsmith)
         trained |= found or set()
         unread += (
             [f"Whether questions are among those of {each['source']}, which was trained on, is not known."] if found is None else []
@@ -88,15 +88,18 @@ def parsed(content: bytes, name: str) -> list[Any]:
     return rows
 
 
-def keys_of(source: str, split: str | None, settings: Settings, langsmith: LangSmith | None) -> set[str] | None:
+def keys_of(each: Mapping[str, str | None], settings: Settings, langsmith: LangSmith | None) -> set[str] | None:
     """Digests of the questions of a data set that a side was trained on; None where it cannot be read."""
+    source, split, revision = each["source"] or "", each["split"], each.get("revision") or ""
     try:
         if source.startswith(LANGSMITH):
             found = langsmith.dataset(source.removeprefix(LANGSMITH), split=split).rows() if langsmith else None
         elif "://" in source:
             found = None
         else:
-            found = [row for path in source.split(", ") for row in parsed(content_of(settings, path), path)]
+            read = objects_of(settings)
+            named = zip(source.split(", "), revision.split(), strict=False)
+            found = [row for path, at in named for row in parsed(read(path, at), path)] if revision else None
     except Permanent:  # it was there when it was trained on
         found = None
     if found is None:

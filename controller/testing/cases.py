@@ -202,6 +202,8 @@ def _ran(kind: Kind[Any, Any], step: Step, before: Mapping[str, Any]) -> Ran:
     history = _history(given.get("past", {}), before)
     past = to_past(copy.deepcopy(history))
     desired = Resource(address, spec, spec.written(), digest(spec.written())) if spec is not None else None
+    if desired is not None and kind.paths is not None and not (past.running or past.ended):
+        desired = replace(desired, paths={path: digest(path) for path in kind.paths(spec)})  # all are there
     if kind.once and past.running and desired is not None:
         desired = replace(desired, why="frozen", spec_digest=past.spec_digest)
     observed = _observed(kind, given.get("observed", before.get("after")), _filled(given.get("signals"), history), past)

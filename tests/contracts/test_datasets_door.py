@@ -9,7 +9,7 @@ from typing import Any
 import pygit2
 import pytest
 
-from controller.clients.datasets import Datasets, files_at_tip
+from controller.clients.datasets import Datasets, objects_of
 from controller.clients.git import Identity, Repository
 from controller.clients.huggingface import connect
 from controller.clients.langsmith import LangSmith
@@ -28,10 +28,12 @@ def _nobody(*_: Any) -> Any:
     raise AssertionError("nobody asks it here")
 
 
-def committed(repository: Repository, files: dict[str, bytes | None]) -> None:
+def committed(repository: Repository, files: dict[str, bytes | None]) -> dict[str, str]:
+    """Path -> object id."""
     tip = repository.tip("refs/heads/main")
     tree = repository.write_tree(tip, files)
-    repository.write_commit(tree, [tip] if tip else [], "Rows\n", Identity("a", "a@b"), 0.0, "refs/heads/main")
+    commit = repository.write_commit(tree, [tip] if tip else [], "Rows\n", Identity("a", "a@b"), 0.0, "refs/heads/main")
+    return {path: str(repository.blob_at(commit, path)) for path in files}
 
 
 @pytest.fixture
@@ -40,44 +42,46 @@ def here(tmp_path: Path) -> tuple[Repository, Datasets]:
     repository = Repository(tmp_path / "repo")
     data = repository.common_dir / "turnout" / "local"
     data.mkdir(parents=True)
-    datasets = Datasets(data / "datasets", _nobody, _nobody, files_at_tip(Settings("local", EnvironmentSpec(), data)))
+    datasets = Datasets(data / "datasets", _nobody, _nobody, objects_of(Settings("local", EnvironmentSpec(), data)))
     datasets.fresh_seconds = -1.0
     return repository, datasets
 
 
-def test_files_are_those_of_the_branch_not_of_the_checkout(here: tuple[Repository, Datasets]) -> None:
+def test_files_are_those_of_the_commit_not_of_the_checkout_or_the_tip(here: tuple[Repository, Datasets]) -> None:
     repository, datasets = here
-    committed(repository, {"data/a.jsonl": LINES})
+    first = committed(repository, {"data/a.jsonl": LINES})
     assert repository.work_dir is not None
     assert not (repository.work_dir / "data").exists()
-    found = datasets.read(None, ["data/a.jsonl"])
+    second = committed(repository, {"data/a.jsonl": LINES + LINES})
+    found = datasets.read(None, first)
     assert list(found.rows) == ROWS
     assert found.path.read_bytes().count(b"\n") == 3
-    assert datasets.read(None, ["data/a.jsonl"]).revision == found.revision
-    committed(repository, {"data/a.jsonl": LINES + LINES})
-    assert datasets.read(None, ["data/a.jsonl"]).revision != found.revision
+    assert len(datasets.read(None, second).rows) == 6
+    assert datasets.read(None, second).revision != found.revision
 
 
 def test_what_was_checked_is_what_is_trained_on(here: tuple[Repository, Datasets]) -> None:
     repository, datasets = here
-    committed(repository, {"a.jsonl": LINES})
-    found = datasets.read(None, ["a.jsonl"])
+    first = committed(repository, {"a.jsonl": LINES})
+    found = datasets.read(None, first)
     committed(repository, {"a.jsonl": LINES + LINES})
     assert datasets.path(None, ["a.jsonl"], None, found.revision, found.digest) == found.path
     found.path.unlink()  # a fresh machine
-    with pytest.raises(Permanent, match="is not what it was when it was checked"):
-        datasets.path(None, ["a.jsonl"], None, found.revision, found.digest)
-    committed(repository, {"a.jsonl": LINES})
     assert datasets.path(None, ["a.jsonl"], None, found.revision, found.digest).read_bytes().count(b"\n") == 3
+    found.path.unlink()
+    with pytest.raises(Permanent, match="is not what it was when it was checked"):
+        datasets.path(None, ["a.jsonl"], None, found.revision, "0" * 64)
 
 
-def test_a_file_that_is_not_there_and_a_line_that_is_not_json_are_named(here: tuple[Repository, Datasets]) -> None:
+def test_an_object_that_is_not_there_and_a_line_that_is_not_json_are_named(here: tuple[Repository, Datasets]) -> None:
     repository, datasets = here
-    committed(repository, {"a.jsonl": LINES + b"\n{oops\n"})
     with pytest.raises(Permanent, match=r"a\.jsonl:5: is not JSON"):
-        datasets.read(None, ["a.jsonl"])
-    with pytest.raises(Permanent, match=r"b\.jsonl is not in branch main"):
-        datasets.read(None, ["a.jsonl", "b.jsonl"])
+        datasets.read(None, committed(repository, {"a.jsonl": LINES + b"\n{oops\n"}))
+    with pytest.raises(Permanent, match=r"b\.jsonl \(0123456789\) is not in this clone"):
+        datasets.read(None, {"b.jsonl": "0123456789" * 4})
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    with pytest.raises(Permanent, match=r"c\.jsonl is a pointer of Git LFS"):
+        datasets.read(None, committed(repository, {"c.jsonl": pointer}))
 
 
 def test_a_data_set_of_the_hub_at_a_revision(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_a_data_set_of_the_hub_at_a_revision(tmp_path: Path) -> None:
         hub.repositories.upload_folder("acme/rows", tmp_path / "new", "More", kind="dataset")
         datasets = Datasets(tmp_path / "datasets", _nobody, lambda: hub, _nobody)
         assert len(datasets.read("hf://acme/rows").rows) == 6
-        found = datasets.read(f"hf://acme/rows@{first}", (), "train")
+        found = datasets.read(f"hf://acme/rows@{first}", None, "train")
         assert (list(found.rows), found.revision) == (ROWS, first)
         with pytest.raises(Permanent, match="acme/none"):
             datasets.read("hf://acme/none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -69,7 +70,8 @@ class Place:
         repository = Repository(folder / "repo.git")
         content = "".join(f"{json.dumps(row)}\n" for row in rows)
         tree = repository.write_tree(None, {"datasets/e.jsonl": content.encode()})
-        repository.write_commit(tree, [], "Begin\n", Identity("Ada", "ada@example.org"), 0.0, "refs/heads/main")
+        commit = repository.write_commit(tree, [], "Begin\n", Identity("Ada", "ada@example.org"), 0.0, "refs/heads/main")
+        assert repository.blob_at(commit, "datasets/e.jsonl") == object_of(rows)
         self.data = repository.common_dir / "turnout" / "local"
         self.data.mkdir(parents=True)
         (self.data / "key").write_text("sk-or-v1-double\n")
@@ -110,7 +112,18 @@ def spec_of(**more: Any) -> EvaluationSpec:
     return EvaluationSpec.model_validate(written)
 
 
-def order_of(spec: EvaluationSpec, ceiling: float = 1.0, worst: Mapping[str, float | None] | None = None) -> dict[str, Any]:
+def object_of(rows: list[dict[str, Any]]) -> str:
+    """Under which git has the data set."""
+    content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def order_of(
+    spec: EvaluationSpec,
+    ceiling: float = 1.0,
+    worst: Mapping[str, float | None] | None = None,
+    rows: list[dict[str, Any]] = ROWS,
+) -> dict[str, Any]:
     sides = {"candidate": spec.candidate.full(), "baseline": spec.baseline.full()}
     targets = {name: {key: side[key] for key in ("model", "endpoint", "version")} for name, side in sides.items()}
     return {
@@ -118,7 +131,7 @@ def order_of(spec: EvaluationSpec, ceiling: float = 1.0, worst: Mapping[str, flo
         "agent": spec.agent,
         **targets,
         "state": {"dataset": spec.dataset.label, "judge": "acme/judge" if spec.judge else ""},
-        "dataset": spec.dataset.full(),
+        "dataset": {**spec.dataset.full(), "objects": dict.fromkeys(spec.dataset.files, object_of(rows))},
         "trained_on": [],
         "spec": spec.full(),
         "worst": dict(worst if worst is not None else {"candidate": 0.0005, "baseline": 0.0005, "judge": 0.01}),
@@ -352,22 +365,22 @@ def test_too_few_questions_are_not_enough_data(tmp_path: Path) -> None:
     place = Place(tmp_path, ROWS[:12])
     with OpenRouterApi(answers=rules(0.95, 0.4)) as api:
         door = place.door(api.base_url)
-        result = result_of(door, door.start("a" * 32, order_of(spec_of())))
+        result = result_of(door, door.start("a" * 32, order_of(spec_of(), rows=ROWS[:12])))
     assert result["verdict"]["verdict"] == "not_enough_data"
     assert result["verdict"]["needed"] >= 30
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_is_started(place: Place) -> None:
     door = place.door("http://127.0.0.1:9/v1")
-    with pytest.raises(Permanent, match=r"there is no datasets/nowhere.jsonl at commit"):
-        door.start("a" * 32, order_of(spec_of(dataset={"files": ["datasets/nowhere.jsonl"]})))
+    with pytest.raises(Permanent, match=r"datasets/e.jsonl \(.{10}\) is not in this clone as it is named"):
+        door.start("a" * 32, order_of(spec_of(), rows=ROWS[:1]))
     assert door.find("a" * 32) is None
 
 
 def test_rows_that_were_trained_on_are_left_out(place: Place) -> None:
     with OpenRouterApi(answers=rules(0.95, 0.4)) as api:
         door = place.door(api.base_url)
-        order = {**order_of(spec_of()), "trained_on": [{"source": "datasets/e.jsonl", "split": None}]}
+        order = {**order_of(spec_of()), "trained_on": [{"source": "datasets/e.jsonl", "split": None, "revision": object_of(ROWS)}]}
         found = finished(door, door.start("a" * 32, order))
         assert found["phase"] == "failed"
         assert "120 of 120 rows were left out: the candidate or the baseline was trained on them" in found["reason"]

@@ -20,6 +20,7 @@ from controller.environment import EnvironmentSpec
 from controller.kind import Kind, Past
 from controller.kinds import find
 from controller.settings import Settings
+from controller.source import FilesSource
 from controller.testing.cases import contract, load_cases, run_case
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,6 +37,10 @@ def page(name: str) -> str:
 ENVIRONMENTS = {f"environments/{name}/environment.yaml": b"" for name in ("example", "local", "production")}
 
 
+DATA = {"data/docs.jsonl": b"", "datasets/feature-dev-evaluation.jsonl": b""}
+"""What examples name of a repository."""
+
+
 def told(text: str) -> str:
     """What `turnout validate` says about a file; nothing = it is fine. The file lies where its own text says."""
     data = plain(parse(text.encode()).data)
@@ -43,9 +48,8 @@ def told(text: str) -> str:
     path = f"state/{kind.plural}/{data['metadata']['name']}.yaml"
     name = data["metadata"].get("environment", "example")
     settings = Settings(name if f"environments/{name}/environment.yaml" in ENVIRONMENTS else "example", EnvironmentSpec(), Path())
-    found = tree.read(
-        tree.FilesSource({path: text.encode(), **ENVIRONMENTS}), settings, {kind.name: kind}, lambda address: None, ""
-    )
+    source = FilesSource({path: text.encode(), **ENVIRONMENTS, **DATA})
+    found = tree.read(source, settings, {kind.name: kind}, lambda address: None, "")
     problems = [problem for entry in found.entries.values() for problem in entry.load(Past()).problems]
     return "".join(f"{problem}\n" for problem in [*found.problems, *problems])
 

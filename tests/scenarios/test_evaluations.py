@@ -40,7 +40,7 @@ def start(folder: Path, verdict: str = "deploy") -> tuple[Simulation, Evaluation
     sim = Simulation(folder)
     double = EvaluationsDouble(lambda: sim.time.timestamp(), sim.faults, {"docs-v2": verdict})
     sim.doors["evaluations"] = double
-    sim.commit(binding("docs", "v1"), "Bind docs")
+    sim.commit({**binding("docs", "v1"), "datasets/docs.jsonl": "{}\n"}, "Bind docs")
     sim.survive()
     return sim, double
 

@@ -27,9 +27,10 @@ class Here:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        datasets = Datasets(folder / "rows", _nobody, _nobody, lambda paths: ("r1", [LINES for _ in paths]))
+        datasets = Datasets(folder / "rows", _nobody, _nobody, lambda path, found: LINES)
         self.local = LocalTraining(folder / "training", PROGRAM, hub=_nobody)
         self.sim = Simulation(folder, doors={"training": Backends({"local": self.local}, TrainingDefaults()), "datasets": datasets})
+        self.sim.commit({"a.jsonl": "{}\n"}, "Rows")
 
     def train(self, agent: str) -> str:
         text = f"""\

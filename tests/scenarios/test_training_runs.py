@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from controller import loading
+from controller.address import Address
 from controller.clients.datasets import Datasets
 from controller.clients.huggingface import OutcomeUnknown
 from controller.clients.training import Backends
 from controller.clients.training.backend import Found, Hardware, Order, Prices, Sight, Verified
 from controller.environment import TrainingDefaults
 from controller.errors import Permanent, Temporary
+from controller.kind import Past
 from controller.testing.doubles import Faults
 from controller.testing.simulation import Simulation
 
@@ -128,13 +131,16 @@ class World:
     def __init__(self, folder: Path, rows: int = 200) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.jobs = Jobs(Faults())
-        self.rows = rows
-        files = {"data.jsonl": lambda: b"".join(_line(number) for number in range(self.rows))}
-        datasets = Datasets(folder / "rows", _nobody, _nobody, lambda paths: ("r1", [files[path]() for path in paths]))
+        datasets = Datasets(folder / "rows", _nobody, _nobody, lambda path, found: self.sim.repository.read(found))
         datasets.fresh_seconds = -1.0
         backends = Backends({"hf_jobs": self.jobs}, TrainingDefaults())
         self.sim = Simulation(folder, doors={"training": backends, "datasets": datasets})
         self.jobs.faults, self.jobs.now = self.sim.faults, lambda: self.sim.time
+        self.collect(rows)
+
+    def collect(self, rows: int) -> None:
+        """The data set has so many rows from this commit on."""
+        self.sim.commit({"data.jsonl": "".join(_line(number) for number in range(rows))}, f"{rows} rows")
 
     def state(self) -> dict[str, Any]:
         """Of the run, as the log says."""
@@ -158,9 +164,8 @@ class World:
         return [e.data["code"] for e in self.sim.check_log() if e.type == "turnout.condition.raised.v1"]
 
 
-def _line(number: int) -> bytes:
-    row = f'{{"inputs": {{"task": "task {number}"}}, "outputs": {{"code": "x = {number}"}}}}\n'
-    return row.encode()
+def _line(number: int) -> str:
+    return f'{{"inputs": {{"task": "task {number}"}}, "outputs": {{"code": "x = {number}"}}}}\n'
 
 
 def _nobody() -> Any:
@@ -389,7 +394,7 @@ def test_a_bad_data_set_pays_for_nothing_until_it_is_good(tmp_path: Path) -> Non
     assert world.jobs.jobs == []
     raised = [e.data for e in world.sim.check_log() if e.type == "turnout.condition.raised.v1"]
     assert any(each["code"] == "Invalid" and "collect 15 more examples" in each["reason"] for each in raised)
-    world.rows = 60
+    world.collect(60)
     world.sim.advance(60)
     world.sim.settle(flow, horizon=HOUR)
     assert world.ended()[0] == "completed"
@@ -424,3 +429,70 @@ def test_what_started_keeps_the_defaults_of_its_day(tmp_path: Path) -> None:
     world.sim.settle(flow, horizon=2 * HOUR)
     assert world.ended()[0] == "completed"
     assert [job["order"].request["epochs"] for job in world.jobs.jobs] == [3.0, 3.0]
+
+
+# -- files that a spec names -------------------------------------------------------------------------------------------
+
+
+def problem_of(world: World) -> str:
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    raised = [e.data for e in world.sim.check_log() if e.type == "turnout.condition.raised.v1"]
+    return next((each["reason"] for each in reversed(raised) if each["code"] == "Quarantined"), "")
+
+
+def test_a_file_that_is_not_in_the_commit_is_told_with_its_line(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    text = training()["state/trainings/docs-v1.yaml"]
+    world.sim.commit({"state/trainings/docs-v1.yaml": text.replace("data.jsonl", "daat.jsonl")}, "Train docs")
+    told = problem_of(world)
+    assert "state/trainings/docs-v1.yaml:8: spec.dataset.files.0: names daat.jsonl, which is not in this commit" in told
+    world.sim.commit({"daat.jsonl": "".join(_line(number) for number in range(60))}, "The rows")
+    world.survive()
+    assert world.ended()[0] == "completed"
+
+
+def test_the_rows_are_those_of_the_commit_that_was_approved(tmp_path: Path) -> None:
+    """The objects that a spec names are part of its digest: other rows are another intent, and another approval."""
+    world = World(tmp_path)
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    digests = []
+    for rows in (200, 201):
+        world.collect(rows)
+        world.jobs.down = True  # so that it waits
+        world.sim.settle(flow)
+        loaded = loading.load(flow)
+        entry = loaded.tree.entries[Address("TrainingRequest/docs-v1")]
+        resource = entry.load(Past()).resource
+        assert resource is not None
+        assert resource.paths == {"data.jsonl": world.sim.repository.blob_at(loaded.commit, "data.jsonl")}
+        digests.append(resource.spec_digest)
+    assert digests[0] != digests[1]
+
+
+def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=120)
+    assert world.jobs.live() == 1
+    world.sim.commit({"data.jsonl": None}, "Tidy up")
+    world.sim.settle(flow, horizon=HOUR)
+    ended, after = world.ended()
+    assert (ended, after["dataset"]["rows"]) == ("completed", 200)
+    assert "Quarantined" not in world.conditions()
+    assert len(world.jobs.jobs) == 1
+
+
+def test_an_ended_run_is_kept_whatever_its_files_become(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.survive(horizon=HOUR)
+    events = len(world.sim.check_log())
+    for rows in (10, 20):
+        world.collect(rows)
+        world.sim.settle(flow)
+    world.sim.commit({"data.jsonl": None}, "Tidy up")
+    world.sim.settle(flow)
+    assert len(world.sim.check_log()) == events

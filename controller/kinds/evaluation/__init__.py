@@ -3,7 +3,7 @@
 from typing import Any
 
 from controller.kind import Clients, Kind, Provider
-from controller.kinds.evaluation.plan import plan, references
+from controller.kinds.evaluation.plan import paths, plan, references
 from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState
 
 
@@ -22,5 +22,6 @@ KIND: Kind[EvaluationSpec, EvaluationState] = Kind(
     references=references,
     provider=_provider,
     once=True,
+    paths=paths,
     summary="Asks a candidate and a baseline the same questions and says which is better.",
 )

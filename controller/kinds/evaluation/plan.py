@@ -37,6 +37,11 @@ def references(spec: EvaluationSpec) -> Iterable[Reference]:
     return dict.fromkeys(out)
 
 
+def paths(spec: EvaluationSpec) -> Iterable[str]:
+    """Files of this repository."""
+    return spec.dataset.files
+
+
 def plan(situation: Situated) -> Change:
     past = situation.past
     if situation.desired is None:
@@ -238,8 +243,12 @@ def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any])
         "candidate": state["candidate"],
         "baseline": state["baseline"],
         "state": dict(state),
-        "dataset": spec.dataset.full(),
-        "trained_on": [{"source": each.source, "split": each.split} for each in facts if each and each.source],
+        "dataset": {**spec.dataset.full(), "objects": dict(situation.desired.paths)},
+        "trained_on": [
+            {"source": each.source, "split": each.split, "revision": str(each.dataset.get("revision") or "")}
+            for each in facts
+            if each and each.source
+        ],
         "spec": spec.full(),
         "worst": worst_calls(
             spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from controller.kind import Clients, Kind, Provider
-from controller.kinds.training.plan import plan, references
+from controller.kinds.training.plan import paths, plan, references
 from controller.kinds.training.spec import TrainingSpec, TrainingState
 
 
@@ -22,5 +22,6 @@ KIND: Kind[TrainingSpec, TrainingState] = Kind(
     references=references,
     provider=_provider,
     once=True,
+    paths=paths,
     summary="Fine-tunes a model for an agent: checked data, a price before it starts, one job for one intent.",
 )

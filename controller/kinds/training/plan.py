@@ -36,6 +36,11 @@ def references(spec: TrainingSpec) -> Iterable[Reference]:
     return [Reference(Address("TrainingRequest/*"), orders=False)]
 
 
+def paths(spec: TrainingSpec) -> Iterable[str]:
+    """Files of this repository."""
+    return [*spec.dataset.files, *(spec.evaluation.files if spec.evaluation else ())]
+
+
 def plan(situation: Situated) -> Change:
     past = situation.past
     if past.ended:

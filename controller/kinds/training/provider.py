@@ -47,7 +47,7 @@ class TrainingProvider:
             if one in running:
                 seen[one.address] = self._followed(one, sights)
             elif one.resource is not None and not one.past.ended:
-                seen[one.address] = Observed(None, self._before(one.resource.spec))
+                seen[one.address] = Observed(None, self._before(one.resource.spec, one.resource.paths))
         return seen
 
     def _backend(self, one: Known[TrainingSpec]) -> str:
@@ -88,8 +88,8 @@ class TrainingProvider:
             self._verified[handle] = {**asdict(found), "problems": list(found.problems), "ok": not found.problems}
         return self._verified[handle]
 
-    def _before(self, spec: TrainingSpec) -> dict[str, Any]:
-        return {"dataset": self._dataset(spec), "prices": self._prices(spec)}
+    def _before(self, spec: TrainingSpec, paths: Mapping[str, str]) -> dict[str, Any]:
+        return {"dataset": self._dataset(spec, paths), "prices": self._prices(spec)}
 
     def _prices(self, spec: TrainingSpec) -> dict[str, Any]:
         try:
@@ -97,11 +97,11 @@ class TrainingProvider:
         except (Temporary, Permanent) as error:
             return {"unknown": str(error)}
 
-    def _dataset(self, spec: TrainingSpec) -> dict[str, Any]:
+    def _dataset(self, spec: TrainingSpec, paths: Mapping[str, str]) -> dict[str, Any]:
         """What is in it, and whether it is fit, by content: read often, judged once."""
         try:
-            found = self.datasets.read(spec.dataset.source, spec.dataset.files, spec.dataset.split)
-            against = _read_evaluation(self.datasets, spec.evaluation)
+            found = _read(self.datasets, spec.dataset, paths)
+            against = _read(self.datasets, spec.evaluation, paths) if spec.evaluation else None
         except Temporary as error:
             return {"unknown": str(error)}
         except Permanent as error:
@@ -194,8 +194,9 @@ def order_of(state: Mapping[str, Any], intent: str, rows: Path) -> Order:
     return Order(intent, state["intent"], state["attempt"], request, rows, state["hardware"], state["timeout"], dict(state))
 
 
-def _read_evaluation(datasets: Any, evaluation: Dataset | None) -> Any:
-    return datasets.read(evaluation.source, evaluation.files, evaluation.split) if evaluation else None
+def _read(datasets: Any, named: Dataset, paths: Mapping[str, str]) -> Any:
+    """Files as they are at the commit that is planned."""
+    return datasets.read(named.source, {path: paths[path] for path in named.files if path in paths}, named.split)
 
 
 def _handle(one: Known[TrainingSpec]) -> str:
