@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ from controller.source import CommitSource, FilesSource
 from controller.writer import Identification
 
 RELEASE = controller.__version__
+LOOK_SECONDS = 0.5
+STOP_SECONDS = 30.0
+"""So long a run of this machine may take to write a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,49 @@ class Controller:
         """Passes until everything is done or waits; `tell` gets each event as it is appended."""
         self.flow.tell = tell
         return reconcile.settle(self.flow)
+
+    def settle_here(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
+        """`settle`, and again until the work of this machine has ended: for a controller that does not stay.
+
+        When it is asked to stop, that work is too; it keeps what it has, and the next controller goes on with it.
+        """
+        events: list[Event] = []
+        while True:
+            before = self.working()
+            result = self.settle(tell)
+            events += result.events
+            now = self.working()
+            if self.stopping.is_set() or not (before or now):
+                break
+            self._await(result.again, now)
+        if self.stopping.is_set():
+            self.stop_work()
+        return replace(result, events=tuple(events))
+
+    def _await(self, again: datetime | None, working: frozenset[str]) -> None:
+        """Until something is due, or a process has ended."""
+        while not self.stopping.wait(LOOK_SECONDS) and self.working() == working:
+            if again is not None and self.flow.now() >= again:
+                break
+
+    def working(self) -> frozenset[str]:
+        """Processes of runs that live on this machine."""
+        return frozenset(handle for each in reconcile.local_work(self.flow) for handle in each.working())
+
+    def stop_all(self) -> int:
+        """`stop_work` of whatever an earlier controller has started here."""
+        reconcile.local_work(self.flow, self.settings())
+        return self.stop_work()
+
+    def stop_work(self, seconds: float = STOP_SECONDS) -> int:
+        """Asks them to end and waits for it, so long at most. How many there were."""
+        there = self.working()
+        for each in reconcile.local_work(self.flow) if there else ():
+            each.stop_all()
+        end = time.monotonic() + seconds
+        while there and time.monotonic() < end and self.working():
+            time.sleep(LOOK_SECONDS)
+        return len(there)
 
     def retry(self, name: str, by: str) -> Address:
         """Another try for what failed for good."""

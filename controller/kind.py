@@ -10,7 +10,7 @@ Laws of a kind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -178,6 +178,19 @@ class Findable(Protocol):
     """After a crash: what did this intent bring about? None = provably nothing."""
 
     def find(self, intent: Intent) -> Outcome | Unknown | None: ...
+
+
+@runtime_checkable
+class LocalWork(Protocol):
+    """Of a provider whose runs are processes of this machine. A short-lived controller does not end before they do."""
+
+    def working(self) -> Collection[str]:
+        """Handles of those that live here now, whoever started them."""
+        ...
+
+    def stop_all(self) -> None:
+        """SIGTERM: each keeps what it has and ends by itself; a later pass goes on with it."""
+        ...
 
 
 @dataclass(frozen=True)

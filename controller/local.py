@@ -81,6 +81,11 @@ def down(repo: Path, environment: str, told: Told) -> None:
         _stop(pid)
         told(f"stopped {name}")
     _remember(data, {})
+    controller = Controller(repo, environment)
+    stopped = controller.stop_all()
+    controller.close()
+    if stopped:
+        told(f"stopped {stopped} run{'s' if stopped > 1 else ''} of this machine; `turnout up` goes on with what they kept")
     told(f"caches and logs are in {data}; the desired state and the event log are in git")
 
 

@@ -20,7 +20,7 @@ from controller.clients.cache import Damaged
 from controller.clients.git import Identity
 from controller.errors import LostRace, NotFound, Problem, RemoteDown
 from controller.events import Event
-from controller.kind import Kind, Known, Past, Provider
+from controller.kind import Kind, Known, LocalWork, Past, Provider
 from controller.loading import PROJECTIONS, Flow, Loaded, cached_rows, load, load_commit
 from controller.observe import observe
 from controller.projections import Folds
@@ -38,6 +38,8 @@ QUIET = frozenset({"Retry", "Failed", "Lease"})
 """Waits that an action's own events tell already."""
 MAX_CAUSE = 500
 HELD_AGAIN_SECONDS = 5.0
+UNKNOWN_AGAIN_SECONDS = 20.0
+"""How often it is asked what became of a paid call whose answer was lost; a vendor's list lags by seconds to minutes."""
 MAX_PASSES = 50
 
 
@@ -172,6 +174,15 @@ def provider_of(flow: Flow, settings: Settings, name: str) -> Provider[Any, Any]
         assert factory is not None
         flow.providers[key] = factory(flow.clients(settings))
     return flow.providers[key]
+
+
+def local_work(flow: Flow, settings: Settings | None = None) -> list[LocalWork]:
+    """Providers whose runs are processes of this machine: those that passes have used, or (with settings) all."""
+    if settings is not None:
+        for name, kind in flow.kinds.items():
+            if kind.once and kind.provider is not None:
+                provider_of(flow, settings, name)
+    return [provider for provider in flow.providers.values() if isinstance(provider, LocalWork)]
 
 
 def _resource(world: planning.World, address: Address) -> Any:
@@ -447,6 +458,8 @@ def finish(
         changed = changed or any(wait.on for wait in applied.waits.values() if wait.code == "Retry")
     if any(wait.code == "Held" and wait.on.startswith("dirty") for wait in waits.values()):
         moments.append(flow.now() + timedelta(seconds=HELD_AGAIN_SECONDS))
+    if any(wait.code == "Unknown" for wait in applied.waits.values()):
+        moments.append(flow.now() + timedelta(seconds=UNKNOWN_AGAIN_SECONDS))
     leased = any(wait.code == "Lease" for change in planned.plan.changes for wait in change.waits)
     if leased and writer.lease.expires:
         moments.append(writer.lease.expires + timedelta(seconds=3))

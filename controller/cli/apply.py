@@ -41,7 +41,7 @@ def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str]
     from controller.cli.waits import exit_code, still_open
 
     with stopping(controller) as came, call.busy("reconciling"):
-        result = controller.settle()
+        result = controller.settle_here()
         left = still_open(controller, result.plan)
     code = 130 if came else exit_code(left)
     if json_:
@@ -64,7 +64,7 @@ def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str]
         who = "waits for a person" if each.person else "failed, is tried again"
         click.echo(f"{who}: {each.address}: {_clean(each.reason)} ({each.code})")
     if came:
-        click.echo("interrupted; what had started is finished, the rest is done by the next pass", err=True)
+        click.echo("interrupted; what had started is finished or keeps what it has, the rest is done by the next pass", err=True)
     elif not left:
         click.echo(f"{controller.environment} is as {result.commit[:7]} says.")
     return code

@@ -103,6 +103,16 @@ class Evaluations:
         spent = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
         return {"cost_usd": usd, "said": f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {spent}"}
 
+    def working(self) -> list[str]:
+        """Handles of those whose process lives here."""
+        self._reap()
+        return [f"{self._machine()}/{path.name}" for path in sorted((self.data / "evaluations").glob("*")) if Work(path).alive()]
+
+    def stop_all(self) -> None:
+        """Calls under way finish; started again, they go on."""
+        for handle in self.working():
+            self._signal(self._work(handle))
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Work) -> None:

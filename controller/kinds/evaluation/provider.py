@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from controller.address import Address
 from controller.change import Action, Change
@@ -44,6 +44,13 @@ class EvaluationProvider:
         elif change.ends and change.after:
             return Outcome(notes={"cost_usd": change.after.get("cost")})
         return Outcome()
+
+    def working(self) -> Collection[str]:
+        found: list[str] = self.clients.open("evaluations").working()
+        return found
+
+    def stop_all(self) -> None:
+        self.clients.open("evaluations").stop_all()
 
     def find(self, intent: Intent) -> Outcome | Unknown | None:
         """Only a start is paid; its folder on this machine is the proof that it was made."""
