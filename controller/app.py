@@ -26,7 +26,7 @@ from controller.errors import Conflict, LogRewritten, LostRace, NotFound, Proble
 from controller.events import Event
 from controller.kind import Kind, Observed, Past, Unknown
 from controller.kinds import find
-from controller.loading import PROJECTIONS, Flow
+from controller.loading import PROJECTIONS, Flow, Loaded
 from controller.log import GitLog
 from controller.pool import ThreadPool
 from controller.projections import Folds
@@ -154,7 +154,7 @@ class Controller:
             planned = planning.plan(world, reconcile.checker(flow, loaded.settings))
         return planned.plan, planned
 
-    def _loaded(self, worktree: bool, commit: str = "") -> loading.Loaded:
+    def _loaded(self, worktree: bool, commit: str = "") -> Loaded:
         flow = self.flow
         loaded = loading.load(flow)
         if commit:
@@ -192,9 +192,16 @@ class Controller:
             problems += effective.problems if effective else ()
             path = (loaded.tree.files.get(change.address) or (str(change.address),))[-1]
             problems += [
-                Problem(path, wait.reason, code=wait.code) for wait in change.waits if wait.code in ("Invalid", "Reference")
+                Problem(path, wait.reason, code=wait.code)
+                for wait in change.waits
+                if wait.code == "Invalid" or (wait.code == "Reference" and not self._comes(wait.on, loaded))
             ]
         return sorted(set(problems), key=str), len(loaded.tree.entries)
+
+    def _comes(self, on: str, loaded: Loaded) -> bool:
+        """Whether what is waited for is a run of the same files: that is how a chain is, and no problem of a file."""
+        address = Address(on.split(" ")[0])
+        return address in loaded.tree.entries and self.flow.kinds[address.kind].once
 
     def address(self, name: str, *, known: set[Address] | None = None) -> Address:
         """`feature_dev`, `ModelBinding/feature_dev` or a path -> the one address it means. Raises NotFound."""

@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +31,8 @@ from controller.settings import Settings
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
+ANSWERS = "answers.json"
+"""Rules of what simulated endpoints answer (`controller.testing.openrouter_api.rules`), where there are any."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Told = Callable[[str], None]
@@ -45,16 +47,16 @@ class Process:
     port: int = 0
 
 
-def up(repo: Path, environment: str, told: Told) -> None:
-    """Starts what does not run yet and returns when the gateway answers. Raises TurnoutError."""
+def up(repo: Path, environment: str, told: Told, beside: Sequence[Process] = ()) -> None:
+    """Starts what does not run yet, and `beside` it more, and returns when the gateway answers. Raises TurnoutError."""
     controller = Controller(repo, environment)
     data = controller.data
     data.mkdir(parents=True, exist_ok=True)
     settings = controller.settings()
     controller.close()
-    _make_token(settings, data)
+    make_secrets(settings, data)
     running = _running(data)
-    for process in processes(settings, controller.repository, data):
+    for process in (*processes(settings, controller.repository, data), *beside):
         if process.name in running:
             told(f"{process.name} runs already (pid {running[process.name]})")
             continue
@@ -89,6 +91,11 @@ def down(repo: Path, environment: str, told: Told) -> None:
     told(f"caches and logs are in {data}; the desired state and the event log are in git")
 
 
+def runs(repo: Path, environment: str) -> bool:
+    """Whether anything that `up` started lives."""
+    return bool(_running(data_folder(Repository(repo), environment)))
+
+
 def processes(settings: Settings, repository: Repository, data: Path) -> list[Process]:
     """What the environment consists of on this machine."""
     python = sys.executable
@@ -98,7 +105,11 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     }
     if simulated:
         ports = [f"--endpoint={name}={port}" for name, port in sorted(simulated.items())]
-        out.append(Process("endpoints", (python, "-m", "controller.testing.model_server", *ports), min(simulated.values())))
+        answers = ("--answers", str(data / ANSWERS)) if (data / ANSWERS).exists() else ()
+        out.append(
+            Process("endpoints", (python, "-m", "controller.testing.model_server", *ports, *answers), min(simulated.values()))
+        )
+    out += vendors(settings, data, simulated)
     for name, proxy in sorted(settings.spec.proxies.items()):
         url = urlsplit(proxy.url)
         if url.hostname in _LOOPBACK:
@@ -127,6 +138,30 @@ def processes(settings: Settings, repository: Repository, data: Path) -> list[Pr
     return out
 
 
+def vendors(settings: Settings, data: Path, endpoints: Mapping[str, int]) -> list[Process]:
+    """Doubles of vendors that are simulated. What an Inference Endpoint of the double serves is a simulated endpoint's."""
+    python, spec, out = sys.executable, settings.spec, []
+    if spec.huggingface.simulated:
+        port, token = _port(spec.huggingface.url), _secret_file(spec.huggingface.token, data)
+        served = min(endpoints.values(), default=9)
+        trains = spec.training.python or os.environ.get("TURNOUT_TRAINING_PYTHON") or python
+        command = [python, "-m", "controller.testing.hugging_face", "--port", str(port), "--data", str(data / "huggingface")]
+        command += ["--token-file", str(token), "--python", trains, "--serving-url", f"http://127.0.0.1:{served}"]
+        command += ["--org", spec.huggingface.namespace] if spec.huggingface.namespace else []
+        command += ["--org", spec.training.org] if spec.training.org and spec.training.org != spec.huggingface.namespace else []
+        out.append(Process("huggingface", tuple(command), port))
+    if spec.langsmith is not None and spec.langsmith.simulated:
+        port, key = _port(spec.langsmith.url), _secret_file(spec.langsmith.api_key, data).read_text().strip()
+        command = [python, "-m", "controller.testing.langsmith_api", "--port", str(port), "--data", str(data / "langsmith")]
+        out.append(Process("langsmith", (*command, "--key", key), port))
+    return out
+
+
+def _secret_file(reference: str | None, data: Path) -> Path:
+    """Of a `file:` reference; the settings let no other stand where a vendor is simulated."""
+    return data / (reference or "").removeprefix("file:")
+
+
 def _proxy_options(proxy: ProxyAddress) -> list[str]:
     """How a proxy of this machine is started, beyond its port."""
     given = {"--workers": proxy.workers if proxy.workers > 1 else None, "--access-log": proxy.access_log, "--otel": proxy.otel}
@@ -138,8 +173,16 @@ def _token_file(name: str, reference: str, data: Path) -> Path:
     return data / (reference.removeprefix("file:") if reference.startswith("file:") else f"proxy-{name}.token")
 
 
-def _make_token(settings: Settings, data: Path) -> None:
-    """Admin tokens of local proxies: made once, or copied from the process environment; readable by this user only."""
+def make_secrets(settings: Settings, data: Path) -> None:
+    """Admin tokens of local proxies: made once, or copied from the process environment; readable by this user only.
+
+    Keys of simulated vendors too: only their doubles know them.
+    """
+    langsmith = settings.spec.langsmith
+    simulated = [settings.spec.huggingface.token] if settings.spec.huggingface.simulated else []
+    simulated += [langsmith.api_key] if langsmith is not None and langsmith.simulated else []
+    for reference in simulated:
+        _write_secret(_secret_file(reference, data), f"hf_{secrets.token_hex(17)}")
     for name, proxy in settings.spec.proxies.items():
         if not proxy.token:
             continue
@@ -148,11 +191,16 @@ def _make_token(settings: Settings, data: Path) -> None:
         if given:
             path.unlink(missing_ok=True)
         text = resolve(proxy.token, data) if given else secrets.token_urlsafe(32)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(text + "\n")
+        _write_secret(path, text)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Unless it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(text + "\n")
 
 
 def _port(url: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from controller.model import LocalSecret, Seconds, Spec, Text
 
@@ -38,6 +40,18 @@ class HuggingFace(Spec):
         examples=["env:HF_TOKEN"],
         description="Reference to the token; default: HUGGINGFACE_HUB_TOKEN, else HF_TOKEN of the process environment.",
     )
+    simulated: bool = Field(
+        False,
+        title="Simulated",
+        description="`turnout up` starts a double on this URL's port; jobs are processes of this machine.",
+        examples=[True],
+    )
+
+    @model_validator(mode="after")
+    def _kept_here(self) -> Self:
+        if self.simulated and not (self.token or "").startswith("file:"):
+            raise ValueError("simulated needs a token of the form file:NAME, which `turnout up` makes")
+        return self
 
 
 class LangSmithSpec(Spec):
@@ -69,6 +83,15 @@ class LangSmithSpec(Spec):
     project: Text = Field("turnout", title="Project", description="Where actions are traced.", examples=["turnout-production"])
     trace: bool = Field(True, title="Trace", description="Whether actions are traced at all.", examples=[False])
     timeout: Seconds = Field(20.0, gt=0, title="Time-out", description="Longest wait for one answer.", examples=["20s"])
+    simulated: bool = Field(
+        False, title="Simulated", description="`turnout up` starts a double on this URL's port.", examples=[True]
+    )
+
+    @model_validator(mode="after")
+    def _kept_here(self) -> Self:
+        if self.simulated and not self.api_key.startswith("file:"):
+            raise ValueError("simulated needs an apiKey of the form file:NAME, which `turnout up` makes")
+        return self
 
 
 class InferenceSpec(Spec):

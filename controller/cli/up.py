@@ -13,22 +13,49 @@ if TYPE_CHECKING:
 
 
 @click.command(name="up")
+@click.option("--rehearse", is_flag=True, help="In a copy of the repository, with a double of every vendor: nothing is paid.")
+@click.option(
+    "--candidate",
+    type=click.Choice(["better", "same", "worse"]),
+    default="better",
+    show_default=True,
+    help="Of a rehearsal: how new models answer, against what is bound now.",
+)
 @click.option("--foreground", is_flag=True, help="Stay, tell what happens, and stop everything at the end (Ctrl-C).")
 @options
 @pass_call
-def command(call: Call, foreground: bool) -> int:
-    """Start the environment on this machine: simulated endpoints, gateway and controller.
+def command(call: Call, rehearse: bool, candidate: str, foreground: bool) -> int:
+    """Start the environment on this machine: simulated endpoints and vendors, gateway and controller.
 
     What runs already stays. `turnout down` stops it; the desired state and the log are in git.
+
+    With --rehearse the newest commit of any environment is carried out in a copy of the repository: endpoints, Hugging Face and
+    LangSmith are doubles on this machine, base models are tiny, answers are invented, waits are seconds. Nothing of it reaches
+    anybody outside.
     """
     from controller import local
 
+    if rehearse:
+        return _rehearse(call, candidate)
     with call.busy("starting"):
         local.up(call.repo, call.env, click.echo)
     with call.controller() as controller:
         _next(controller)
         if foreground:
             _stay(call, controller)
+    return 0
+
+
+def _rehearse(call: Call, candidate: str) -> int:
+    from controller import rehearsal
+
+    with call.busy("preparing"):
+        place = rehearsal.rehearse(call.repo, call.env, candidate, click.echo)
+    where = f"turnout --repo {place} --env {call.env}"
+    click.echo("\nTry:")
+    for line in ("watch", "log --follow", "status", "registry", "costs"):
+        click.echo(f"  {where} {line}")
+    click.echo(f"  turnout --env {call.env} down --rehearse")
     return 0
 
 

@@ -25,10 +25,16 @@ def _words(model: str, endpoint: str, tokens: int) -> tuple[str, ...]:
 
 
 class Answer:
-    """A text of a given number of tokens (words) that names model and endpoint. `body` is what the request said."""
+    """A text of a given number of tokens (words) that names model and endpoint. `body` is what the request said.
 
-    def __init__(self, endpoint: str, request: Request, body: dict[str, Any], tokens: int) -> None:
-        self.endpoint = endpoint
+    `said`: its tokens, where rules say what is answered.
+    """
+
+    def __init__(
+        self, endpoint: str, request: Request, body: dict[str, Any], tokens: int, said: tuple[str, ...] | None = None
+    ) -> None:
+        self.endpoint, self._said = endpoint, said
+        tokens = tokens if said is None else len(said)
         self.serial = next(_SERIALS)
         self.request = request
         self.body = body
@@ -42,16 +48,18 @@ class Answer:
 
     @property
     def words(self) -> tuple[str, ...]:
+        if self._said is not None:
+            return self._said[: self.output_tokens]
         return _words(self.model, self.endpoint, self.output_tokens)
 
     @property
     def text(self) -> str:
-        return " ".join(self.words)
+        return ("" if self._said is not None else " ").join(self.words)
 
     def pieces(self) -> Iterator[str]:
         """The text, a token at a time."""
         for i, word in enumerate(self.words):
-            yield word if i == 0 else f" {word}"
+            yield word if i == 0 or self._said is not None else f" {word}"
 
     def name(self, prefix: str) -> str:
         """An identifier, unique in the process."""

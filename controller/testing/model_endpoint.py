@@ -15,6 +15,7 @@ from .model_http import Exchange, Request
 from .model_journal import Journal
 from .model_load import metrics_text, reading
 from .model_turn import Model, Turn
+from .openrouter_api.rules import Rules
 
 _TEXT = b"text/plain; charset=utf-8"
 _METRICS = b"text/plain; version=0.0.4; charset=utf-8"
@@ -26,8 +27,15 @@ _WITH_BODY = ("POST", "PUT", "PATCH")
 class ModelEndpoint:
     """One endpoint on one port. `models` are listed and measured before anybody asks them."""
 
-    def __init__(self, name: str, behaviours: Behaviours, journal: Journal | None = None, models: tuple[str, ...] = ()) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        behaviours: Behaviours,
+        journal: Journal | None = None,
+        models: tuple[str, ...] = (),
+        rules: Rules | None = None,
+    ) -> None:
+        self.name, self._rules = name, rules
         self._behaviours = behaviours
         self._journal = journal
         self._models: dict[str, Model] = {model: Model(name, model) for model in models}
@@ -142,4 +150,4 @@ class ModelEndpoint:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = Model(self.name, name)
-        await Turn(model, form, body, self._behaviours.of(self.name, name), exchange).take()
+        await Turn(model, form, body, self._behaviours.of(self.name, name), exchange, self._rules).take()

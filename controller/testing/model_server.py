@@ -23,6 +23,7 @@ from .model_behaviour import Behaviours
 from .model_endpoint import ModelEndpoint
 from .model_http import listen
 from .model_journal import Journal
+from .openrouter_api.rules import Rules
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--endpoint", type=_endpoint, action="append", required=True, metavar="NAME=PORT")
     parser.add_argument("--state", type=Path, help="a file in which the behaviours are kept")
     parser.add_argument("--journal", type=Path, help="a file to which what is received and answered is appended")
+    parser.add_argument("--answers", type=Path, help="rules of what models answer (`openrouter_api/rules.py`)")
     parser.add_argument("--model", action="append", default=[], help="a model that is listed and measured before it is asked")
     parser.add_argument("--reuse-port", action="store_true", help="share the ports with who holds them for this process")
     parser.add_argument("--until-stdin-ends", action="store_true", help="stop when the starter is gone, however it went")
@@ -48,6 +50,7 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _serve(arguments: argparse.Namespace, behaviours: Behaviours, journal: Journal | None) -> None:
+    rules = None if arguments.answers is None else Rules.read(arguments.answers)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,7 +59,7 @@ async def _serve(arguments: argparse.Namespace, behaviours: Behaviours, journal:
         loop.add_reader(sys.stdin.fileno(), stop.set)
     servers = []
     for name, port in arguments.endpoint:
-        endpoint = ModelEndpoint(name, behaviours, journal, tuple(arguments.model))
+        endpoint = ModelEndpoint(name, behaviours, journal, tuple(arguments.model), rules)
         server, got = await listen(arguments.host, port, endpoint, reuse_port=arguments.reuse_port)
         servers.append(server)
         print(f"model endpoint {name} listening on http://{arguments.host}:{got}", flush=True)

@@ -11,6 +11,8 @@ from .model_behaviour import WHOLE, Behaviour
 from .model_http import Exchange
 from .model_load import Held, Pace, QueueFull, Slots
 from .model_wire import Pause, Reply, Wire
+from .openrouter_api.answers import Call
+from .openrouter_api.rules import Rules
 
 _JSON = b"application/json"
 _TEXT = b"text/plain; charset=utf-8"
@@ -44,8 +46,11 @@ class Model:
 class Turn:
     """Serves a request whose head and body are in order. How the model behaves is settled when it comes."""
 
-    def __init__(self, model: Model, form: Form, body: dict[str, Any], behaviour: Behaviour, exchange: Exchange) -> None:
+    def __init__(
+        self, model: Model, form: Form, body: dict[str, Any], behaviour: Behaviour, exchange: Exchange, rules: Rules | None = None
+    ) -> None:
         model.counts.requests += 1
+        self._rules = rules
         self._model = model
         self._form = form
         self._body = body
@@ -85,7 +90,7 @@ class Turn:
             await self._fail(Problem(behaviour.status or 500, _FAILURE, "simulated_failure"))
             return
         tokens = behaviour.output_tokens if self._form.writes else 0
-        answer = Answer(self._model.endpoint, self._exchange.request, self._body, tokens)
+        answer = Answer(self._model.endpoint, self._exchange.request, self._body, tokens, self._said())
         held.more(answer.input_tokens)
         self._model.counts.input_tokens += answer.input_tokens
         self._model.counts.output_tokens += answer.output_tokens
@@ -98,6 +103,14 @@ class Turn:
         content = self._form.whole(answer)
         await self._send(Reply(200, _TEXT if isinstance(content, bytes) else _JSON, (encoded(content),)))
         self._answered()
+
+    def _said(self) -> tuple[str, ...] | None:
+        """The tokens of the first rule that fits a chat; None = the model says that it is simulated."""
+        if self._rules is None or not isinstance(self._body.get("messages"), list):
+            return None
+        call = Call(self._model.name, self._body)
+        rule = next(((one, match) for one in self._rules.rules if (match := one.fits(call))), None)
+        return tuple(rule[0].answer(call, rule[1]).pieces) if rule else None
 
     async def _stream(self, answer: Answer, pace: Pace) -> None:
         assert self._form.stream is not None

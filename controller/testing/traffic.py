@@ -10,6 +10,7 @@ import http.client
 import json
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 
@@ -38,11 +39,14 @@ def send(url: str, agent: str, seconds: float, rate: float) -> Counter[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m controller.testing.traffic", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:5800")
-    parser.add_argument("--agent", default="feature_dev")
+    parser.add_argument("--agent", action="append", help="again for more; default feature_dev")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     args = parser.parse_args()
-    for version, count in sorted(send(args.url, args.agent, args.seconds, args.rate).items()):
+    agents = args.agent or ["feature_dev"]
+    with ThreadPoolExecutor(len(agents)) as pool:
+        seen = sum(pool.map(lambda agent: send(args.url, agent, args.seconds, args.rate), agents), Counter[str]())
+    for version, count in sorted(seen.items()):
         print(f"{version}: {count}")
 
 

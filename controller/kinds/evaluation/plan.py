@@ -150,7 +150,7 @@ def _untrained(refs: Refs, address: Address, side: Side) -> str:
     if past.failed:
         return f"{address} failed: {past.failed}"
     if facts is None:
-        return f"there is no {address} yet"
+        return f"waits for {address}, which has not started"
     if facts.phase == TRAINED:
         return f"{address} did not push its artefact, so nothing serves it; evaluate what serves it by model, endpoint and version"
     return f"waits for {address} ({facts.phase or 'not started'})"

@@ -79,7 +79,8 @@ def _start(situation: Situated) -> Change:
     resource, spec = situation.desired, situation.desired.spec
     stable = _target(situation.refs.get(Address.of("ModelBinding", spec.binding)))
     steps, following = steps_of(spec.strategy)
-    waits = tuple(_obstacles(situation, spec, stable))
+    candidate = _candidate(situation, spec)
+    waits = tuple(_obstacles(situation, spec, stable, candidate))
     name = resource.address.name
     state: dict[str, Any] = {
         "binding": spec.binding,
@@ -91,19 +92,20 @@ def _start(situation: Situated) -> Change:
         "step_id": "",
         "salt": f"{name}-{resource.spec_digest[:8]}",
         "stable": stable or {},
-        "candidate": _target(spec.candidate.full()),
+        "candidate": candidate or {},
         "baseline": None,
         "settled": False,
         "guard": spec.guard.full() if spec.guard else None,
         "verdict": "",
     }
-    bad = _judged_bad(situation, spec)
+    bad = _judged_bad(situation, spec, candidate)
+    to = candidate["version"] if candidate else f"the candidate of Evaluation/{spec.evaluation}"
     risk = "high" if bad else "low"
     if not steps:
         after = {**state, "phase": "promoted", "weight": 100.0}
         return Change(
             Action.RUN,
-            f"all sessions to {spec.candidate.version} at once (was {_version(stable)})",
+            f"all sessions to {to} at once (was {_version(stable)})",
             after=after,
             waits=waits,
             conditions=bad,
@@ -113,7 +115,7 @@ def _start(situation: Situated) -> Change:
     after = _at_step(state, name, 0, steps)
     return Change(
         Action.RUN,
-        f"{_share(steps[0], spec)} (was {_version(stable)})",
+        f"{_share(steps[0], to)} (was {_version(stable)})",
         after=after,
         waits=waits,
         conditions=bad,
@@ -122,29 +124,39 @@ def _start(situation: Situated) -> Change:
     )
 
 
-def _judged_bad(situation: Situated, spec: RolloutSpec) -> tuple[Wait, ...]:
+def _candidate(situation: Situated, spec: RolloutSpec) -> dict[str, str] | None:
+    """As written, else what its evaluation is about; None while that is not known."""
+    if spec.candidate is not None:
+        return _target(spec.candidate.full())
+    address = Address.of("Evaluation", spec.evaluation or "")
+    found = (situation.refs.get(address) or situation.refs.past(address).after or {}).get("candidate")
+    return _target(found) if found and all(found.get(key) for key in TARGET) else None
+
+
+def _judged_bad(situation: Situated, spec: RolloutSpec, target: Mapping[str, str] | None) -> tuple[Wait, ...]:
     """A person may try again what was aborted before; nothing automatic ever does."""
-    target = _target(spec.candidate.full())
-    if digest(target) not in situation.refs.past(Address.of("ModelBinding", spec.binding)).bad:
+    if target is None or digest(target) not in situation.refs.past(Address.of("ModelBinding", spec.binding)).bad:
         return ()
-    return (Wait("JudgedBad", spec.candidate.version, f"{spec.candidate.version} was aborted by a rollout before"),)
+    return (Wait("JudgedBad", target["version"], f"{target['version']} was aborted by a rollout before"),)
 
 
-def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str] | None) -> Iterable[Wait]:
+def _obstacles(
+    situation: Situated, spec: RolloutSpec, stable: Mapping[str, str] | None, candidate: Mapping[str, str] | None
+) -> Iterable[Wait]:
     target = Address.of("ModelBinding", spec.binding)
     if stable is None:
         yield Wait("Reference", target, f"spec.binding: there is no ModelBinding {spec.binding!r} yet")
-    elif stable == _target(spec.candidate.full()):
-        yield Wait("Invalid", "candidate", f"spec.candidate: {spec.candidate.version} is what {spec.binding} uses already")
+    elif stable == candidate:
+        yield Wait("Invalid", "candidate", f"spec.candidate: {stable['version']} is what {spec.binding} uses already")
     if spec.evaluation:
         yield from _unproven(situation, spec, Address.of("Evaluation", spec.evaluation))
     endpoints = situation.refs.environment.get("endpoints", {})
-    if spec.candidate.endpoint not in endpoints:
-        hint = nearest(spec.candidate.endpoint, endpoints)
+    if candidate is not None and candidate["endpoint"] not in endpoints:
+        hint = nearest(candidate["endpoint"], endpoints)
         yield Wait(
             "Invalid",
-            f"endpoint {spec.candidate.endpoint}",
-            f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}",
+            f"endpoint {candidate['endpoint']}",
+            f"spec.candidate.endpoint: there is no endpoint {candidate['endpoint']!r}{hint}; allowed: {listed(endpoints)}",
         )
 
 
@@ -163,9 +175,10 @@ def _unproven(situation: Situated, spec: RolloutSpec, address: Address) -> Itera
         yield Wait("Reference", cause, f"spec.evaluation: {address} has the verdict {proof.verdict or 'none'}: {why}")
     elif proof.verdict == "deploy_canary" and (spec.strategy.immediate or spec.strategy.blue_green or spec.strategy.split):
         yield Wait("Invalid", "strategy", f"spec.strategy: the verdict of {address} is deploy_canary; allowed: canary, shadow")
-    if proof.candidate and any(proof.candidate.get(key) != getattr(spec.candidate, key) for key in ("model", "version")):
+    written = spec.candidate
+    if written and proof.candidate and any(proof.candidate.get(key) != getattr(written, key) for key in ("model", "version")):
         other = f"{address} is about {proof.candidate.get('model')} {proof.candidate.get('version')}"
-        yield Wait("Invalid", "evaluation", f"spec.evaluation: {other}, not about {spec.candidate.model} {spec.candidate.version}")
+        yield Wait("Invalid", "evaluation", f"spec.evaluation: {other}, not about {written.model} {written.version}")
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------------------
@@ -225,7 +238,7 @@ def _forward(
         after = _at_step({**state, "baseline": _brief(stable)}, situation.desired.address.name, index, steps)
         return Change(
             Action.STEP,
-            f"{_share(steps[index], spec)}: {told}",
+            f"{_share(steps[index], state['candidate']['version'])}: {told}",
             before=state,
             after=after,
             running=True,
@@ -436,8 +449,7 @@ def _version(target: Mapping[str, Any] | None) -> str:
     return str(target["version"]) if target else "nothing"
 
 
-def _share(step: Step, spec: RolloutSpec) -> str:
-    version = spec.candidate.version
+def _share(step: Step, version: str) -> str:
     if step.shadow:
         return f"copies of {step.shadow:g} % of requests to {version}"
     if step.weight == 0:

@@ -178,9 +178,10 @@ class RolloutSpec(Spec):
     """A new name is a new run; an ended one is never started again."""
 
     binding: Name = Field(title="Binding", description="Name of the ModelBinding that moves.", examples=["feature_dev"])
-    candidate: Target = Field(
+    candidate: Target | None = Field(
+        None,
         title="Candidate",
-        description="Where it moves to.",
+        description="Where it moves to; default: the candidate of its evaluation.",
         examples=[{"model": "acme/feature-dev-v2", "endpoint": "huggingface", "version": "v2.0.0"}],
     )
     strategy: Strategy = Field(title="Strategy", description="How it moves.", examples=[{"canary": [{"weight": 20}]}])
@@ -203,6 +204,12 @@ class RolloutSpec(Spec):
         examples=[{"errorRate": "50%", "minimum": 20}],
     )
     paused: bool = Field(False, title="Paused", description="Stay where it is; may be edited while it runs.", examples=[False])
+
+    @model_validator(mode="after")
+    def _knows_where_to(self) -> Self:
+        if self.candidate is None and self.evaluation is None:
+            raise ValueError("candidate is needed: model, endpoint and version; or the evaluation whose candidate it is")
+        return self
 
 
 class RolloutState(Spec):
