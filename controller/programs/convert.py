@@ -21,9 +21,9 @@ gguf_steps.py (native code, a child process a step) and hub_files.py (the Hub): 
 a crash: the claim on the output folder, which files are whole, and what was told. docs/conversion-program.md tells the rest.
 
 Exit codes: 0 finished; 1 a fault of this program; 2 the request is wrong; 3 the source cannot be converted; 4 another attempt
-works in the output folder or for the repository, or the folder belongs to another intent; 5 not enough room on disk; 6 a result does not load, or generates
-nothing, or reads text differently; 7 the Hub was not reached, or its answer was damaged: try again; 8 a package is missing;
-9 the Hub refused; 143 cancelled.
+works in the output folder or for the repository, or the folder belongs to another intent; 5 not enough room on disk; 6 a result
+does not load, or generates nothing, or reads text differently; 7 the Hub was not reached, or its answer was damaged: try again;
+8 a package is missing; 9 the Hub refused; 143 cancelled.
 """
 
 from __future__ import annotations
