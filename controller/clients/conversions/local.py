@@ -18,9 +18,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from controller.clients.conversions import progress
 from controller.clients.conversions.backend import Order, Sight, Verified
+from controller.clients.hugging_face_session import VENDOR_HOSTS
 from controller.clients.huggingface import Hub
 from controller.clients.local_process import (
     LocalProcesses,
@@ -133,7 +135,9 @@ class LocalConversions:
         if not order.source.get("repo") and "upload" not in order.request:
             return environment_of(self.folder.parent, None, self.environment)
         session = self.hub().session
-        more = {"HF_ENDPOINT": session.url, "HF_HUB_DISABLE_XET": os.environ.get("HF_HUB_DISABLE_XET", "0"), **self.environment}
+        more = {"HF_ENDPOINT": session.url, **self.environment}
+        if not (urlsplit(session.url).hostname or "").endswith(VENDOR_HOSTS):
+            more["HF_HUB_DISABLE_XET"] = "1"  # the vendor's own storage; a mirror has none
         return environment_of(self.folder.parent, self.token or session.reference, more)
 
     def _guarded(self, handle: str) -> Sight | Exception:
