@@ -112,9 +112,9 @@ def _of_training(refs: Refs, name: str, state: dict[str, Any]) -> Iterable[Wait]
     elif facts is None:
         yield Wait("Reference", address, f"spec.source: there is no {address} yet")
     elif facts.phase != TRAINED:
-        cause = f"{address} {facts.phase}" if past.ended else str(address)  # so that the log tells when it has failed
         more = "; it ends like that, so name another" if past.ended else ""
-        yield Wait("Reference", cause, f"spec.source: waits for {address} ({facts.phase or 'not started'}){more}")
+        told = f"spec.source: waits for {address} ({facts.phase or 'not started'}){more}"
+        yield Wait("Reference", f"{address} {facts.phase}", told)  # the phase is part of the cause, so the log tells each
     else:
         state["source"] = {"training": name, "base_model": facts.base_model, "bytes": facts.bytes}
         if facts.repo:
