@@ -6,6 +6,7 @@ suites. test_conversions_for_real.py has the real program.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -227,7 +228,7 @@ def test_a_hub_that_is_down_is_tried_again_later_each_time(tmp_path: Path) -> No
     world.survive()
     assert world.ended()[0] == "completed"
     begun = [job["at"] for job in world.jobs.jobs]
-    waited = [(later - earlier).total_seconds() - 60 - 300 for earlier, later in zip(begun, begun[1:], strict=False)]
+    waited = [(later - earlier).total_seconds() - 60 - 300 for earlier, later in itertools.pairwise(begun)]
     assert waited[0] < 60 <= waited[1] < 300 <= waited[2]
 
 

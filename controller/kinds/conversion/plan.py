@@ -110,7 +110,7 @@ def _verify(situation: Situated, state: State, sight: Mapping[str, Any], found: 
     kept = {key: found[key] for key in ("files", "metadata", "smoke", "revision")}
     after = {**state, **kept, "result": found["digest"], "seconds": round(sight.get("seconds") or 0.0, 1)}
     where = f" at {after['repo']}@{after['revision'][:10]}" if after["repo"] else ""
-    files = ", ".join(f"{each['quantization']} ({each['bytes'] / 1e9:.2f} GB)" for each in after["files"])
+    files = ", ".join(f"{each['quantization']} ({_size(each['bytes'])})" for each in after["files"])
     return _end(situation, after, sight, "succeeded", f"made {files}{where}; each was loaded and has generated")
 
 
@@ -211,6 +211,10 @@ def _told_progress(state: State, sight: Mapping[str, Any], progress: Mapping[str
         told += f", {progress['said']}"
     cost = _cost(state, sight)
     return f"{told}, {_usd(cost)} so far" if cost else told
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{max(count, 1e5) / 1e6:.1f} MB"
 
 
 def _usd(usd: float) -> str:

@@ -89,11 +89,11 @@ class ConversionSpec(Spec):
     source: Source = Field(title="Source", description="What is converted.", examples=[{"training": "docs-v1"}])
     quantizations: tuple[Quantization, ...] = Field(
         ("Q4_K_M",),
-        min_length=1,
         title="Quantizations",
         description="Files that are made; F16 is none and the way to all others.",
         examples=[["F16", "Q4_K_M"]],
         strict=False,
+        json_schema_extra={"minItems": 1},
     )
     smoke: Smoke = Field(Smoke(), title="Smoke test", description="Of every file.", examples=[{"prompt": "def add(a, b):"}])
     backend: Literal["local", "hf_jobs"] | None = Field(
@@ -131,7 +131,9 @@ class ConversionSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _each_once(self) -> Self:
+    def _some_and_each_once(self) -> Self:
+        if not self.quantizations:
+            raise ValueError(f"quantizations: none is named; write some of {listed(BITS, len(BITS))}, or leave the field out")
         twice = {each for each in self.quantizations if self.quantizations.count(each) > 1}
         if twice:
             raise ValueError(f"quantizations: {listed(twice)} is there twice")
