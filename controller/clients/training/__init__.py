@@ -12,8 +12,7 @@ from pathlib import Path
 from controller import programs
 from controller.clients import huggingface
 from controller.clients.huggingface import Hub, HuggingFace
-from controller.clients.runs import Hardware, Prices
-from controller.clients.training.backend import TrainingBackend
+from controller.clients.training.backend import Hardware, Prices, TrainingBackend
 from controller.clients.training.hf_jobs import HubTraining
 from controller.clients.training.local import LocalTraining
 from controller.environment import TrainingDefaults

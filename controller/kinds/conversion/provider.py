@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -125,6 +125,15 @@ class ConversionProvider:
         except Permanent as error:  # it is not there any more, which is what is wanted
             return Outcome(said=str(error))
         return Outcome(said=f"stopped {state['job']}")
+
+    # -- work of this machine ----------------------------------------------------------------------------------------
+
+    def working(self) -> Collection[str]:
+        found: list[str] = self.conversions.working()
+        return found
+
+    def stop_all(self) -> None:
+        self.conversions.stop_all()
 
     # -- find --------------------------------------------------------------------------------------------------------
 
