@@ -22,7 +22,18 @@ from controller.change import Plan
 from controller.clients import Clients
 from controller.clients.cache import Cache
 from controller.clients.git import Identity, Repository
-from controller.errors import Conflict, LogRewritten, LostRace, NotFound, Problem, TurnoutError, listed, nearest
+from controller.errors import (
+    Conflict,
+    LogRewritten,
+    LostRace,
+    NotFound,
+    Permanent,
+    Problem,
+    Temporary,
+    TurnoutError,
+    listed,
+    nearest,
+)
 from controller.events import Event
 from controller.kind import Kind, Observed, Past, Unknown
 from controller.kinds import find
@@ -412,6 +423,37 @@ class Controller:
         loaded = loading.load(self.flow)
         month = month or f"{self.flow.now():%Y-%m}"
         return spending(month, self.flow.folds.state(MONEY.name, month), loaded.settings.spec.budget)
+
+    def conversion(self, name: str) -> tuple[Address, Mapping[str, Any]]:
+        """A finished conversion and its state, with its files. Raises NotFound."""
+        known = {address for address in self.addresses() if address.kind == "Conversion"}
+        if not known:
+            raise NotFound("there is no conversion", "docs/kinds/conversion.md shows how to write one")
+        address = self.address(name, known=known)
+        past = to_past(self._now().state(PAST.name, str(address)))
+        if past.after is None or past.after.get("phase") != "succeeded":
+            phase = (
+                "archived, its file is gone"
+                if past.ended and past.after is None
+                else (past.after or {}).get("phase", "not started")
+            )
+            raise NotFound(f"{address} has no files to fetch: it is {phase}", "`turnout status` and `turnout log` tell more")
+        return address, past.after
+
+    def download(self, name: str, quantization: str, to: Path, told: Callable[[int, int], None] = lambda done, of: None) -> Path:
+        """One GGUF file of a finished conversion, checked by the sha256 in its events; `told` is bytes so far, and in all.
+
+        What has arrived is kept, so a call after an error goes on. Raises NotFound, TurnoutError.
+        """
+        _, state = self.conversion(name)
+        door = Clients(loading.load(self.flow).settings).open("conversions")
+        try:
+            path: Path = door.download(state, quantization, to, told)
+        except Temporary as error:
+            raise TurnoutError(str(error), "call it again: it goes on where it was") from error
+        except Permanent as error:
+            raise TurnoutError(str(error)) from error
+        return path
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

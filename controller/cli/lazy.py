@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "why": "Walk from what runs back to a line of YAML.",
     "registry": "Show the versions of each agent.",
     "report": "Show what an evaluation found.",
+    "download": "Fetch the GGUF files of a conversion.",
     "log": "Tell the event log in sentences; `log verify` checks it.",
     "rollback": "Make the revert commit.",
     "approve": "Say yes, as a commit, to what waits for it.",

@@ -13,6 +13,7 @@ DOORS: Mapping[str, tuple[str, str]] = {
     "haproxy": ("controller.clients.haproxy", "Haproxies"),
     "kubernetes": ("controller.clients.kubernetes", "Kubernetes"),
     "reload": ("controller.clients.reload", "Reload"),
+    "conversions": ("controller.clients.conversions", "connect"),
     "training": ("controller.clients.training", "connect"),
     "datasets": ("controller.clients.datasets", "connect"),
 }

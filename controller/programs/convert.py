@@ -21,9 +21,9 @@ gguf_steps.py (native code, a child process a step) and hub_files.py (the Hub): 
 a crash: the claim on the output folder, which files are whole, and what was told. docs/conversion-program.md tells the rest.
 
 Exit codes: 0 finished; 1 a fault of this program; 2 the request is wrong; 3 the source cannot be converted; 4 another attempt
-works in the output folder, or it belongs to another intent; 5 not enough room on disk; 6 a result does not load, or generates
-nothing, or reads text differently; 7 the Hub was not reached, or its answer was damaged: try again; 8 a package is missing;
-9 the Hub refused; 143 cancelled.
+works in the output folder or for the repository, or the folder belongs to another intent; 5 not enough room on disk; 6 a result
+does not load, or generates nothing, or reads text differently; 7 the Hub was not reached, or its answer was damaged: try again;
+8 a package is missing; 9 the Hub refused; 143 cancelled.
 """
 
 from __future__ import annotations
@@ -97,13 +97,25 @@ class Request:
     prompt: str = "The quick brown fox"
     max_tokens: int = 32
     assume_pre_tokenizer: str = ""
+    attempt: int = 1
+
+    @property
+    def record(self) -> str:
+        """The file on the Hub that is this conversion's alone: first its claim, in the end its result."""
+        return f"conversion-{hashlib.sha256(self.intent.encode()).hexdigest()[:12]}.json"
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        job = os.environ.get("JOB_ID")
+        holder = f"JOB_ID={job}" if job else f"{socket.gethostname()}:{self.output}"
+        return {"intent": self.intent, "attempt": self.attempt, "holder": holder}
 
     def file(self, quantization: str) -> Path:
         return self.output / f"{self.name}-{quantization}.gguf"
 
 
 TEXTS = dict.fromkeys(("intent", "output", "name", "prompt", "assume_pre_tokenizer"), str)
-FIELDS: Mapping[str, type] = {**TEXTS, "source": dict, "upload": dict, "quantizations": list, "max_tokens": int}
+FIELDS: Mapping[str, type] = {**TEXTS, "source": dict, "upload": dict, "quantizations": list, "max_tokens": int, "attempt": int}
 
 
 def read_request(file: Path) -> Request:
@@ -374,6 +386,10 @@ def run(request: Request, tell: Progress) -> None:
     of = str(request.path or request.repo)
     tell("started", intent=request.intent, source=of, quantizations=list(request.quantizations), pid=os.getpid())
     used = versions()
+    if request.upload:
+        job = {"repo": request.upload, "private": request.private, "file": request.record, "claim": request.claim}
+        job["message"] = f"Claim of a conversion of {of}"
+        child("hub_files", "claim", job, request.output, "hub_unreachable", tell)
     source = find_source(request, tell)
     decides = [source.revision, request.name, request.assume_pre_tokenizer, [used[name] for name in DECISIVE]]
     finished = Finished.load(request.output / "finished.json", hashlib.sha256(json.dumps(decides).encode()).hexdigest())
@@ -393,7 +409,7 @@ def run(request: Request, tell: Progress) -> None:
         base.unlink(missing_ok=True)  # it was only the way to the others
     files = [{"name": request.file(one).name, "type": one, **finished.files[one]} for one in request.quantizations]
     result = {"intent": request.intent, "source": {"name": of, "revision": source.revision}, **finished.facts, "files": files}
-    result |= {"packages": used, "upload": None}
+    result |= {"name": request.name, "packages": used, "upload": None}
     del result["probes"]
     result["upload"] = upload(request, result, tell) if request.upload else None
     write_json(request.output / "result.json", result)
@@ -471,7 +487,11 @@ def upload(request: Request, result: dict[str, Any], tell: Progress) -> dict[str
         **facts,
     )
     (request.output / "README.md").write_text(card, encoding="utf-8")
-    paths = [request.output / one["name"] for one in result["files"]] + [request.output / "README.md"]
+    write_json(request.output / request.record, {**result, **request.claim})
+    paths = [request.output / one["name"] for one in result["files"]] + [
+        request.output / "README.md",
+        request.output / request.record,
+    ]
     said = {"message": f"GGUF of {of}: {', '.join(request.quantizations)}", "description": f"Intent: {request.intent}"}
     job = {"repo": request.upload, "private": request.private, "files": paths, "first": ["README.md"], **said}
     answer = child("hub_files", "put", job, request.output, "hub_unreachable", tell)
@@ -484,6 +504,7 @@ class Cancelled(BaseException):
 
 
 def stopped(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who stops a process may say so more than once
     raise Cancelled
 
 

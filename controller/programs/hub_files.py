@@ -7,6 +7,7 @@
     python hub_files.py list '{"repo": "acme/fox"}'
     python hub_files.py get '{"repo": "acme/fox-GGUF", "folder": "models", "names": ["*-Q4_K_M.gguf"]}'
     python hub_files.py put '{"repo": "acme/fox-GGUF", "files": ["out/fox-F16.gguf"], "message": "GGUF of acme/fox"}'
+    python hub_files.py claim '{"repo": "acme/fox-GGUF", "file": "conversion-1.json", "claim": {"attempt": 1, "holder": "me"}}'
 
 convert.py, which lies beside this file, runs these steps; a person or a front end fetches finished files with `get`. It exists
 because huggingface_hub (2.4) begins a download anew in each process, and a model of 15 GB is not to be fetched twice. Every byte is
@@ -27,12 +28,14 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Say = Callable[..., None]
+CLAIM_TRIES = 5
 
 
 class Stop(Exception):
@@ -127,6 +130,50 @@ def put(job: dict[str, Any], say: Say) -> dict[str, Any]:
     return {"repo": repo, "url": str(url), "commit": api.model_info(repo).sha, "new": new, "already": sorted(files.keys() - new)}
 
 
+def claim(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Creates `file`, which only one can create (compare-and-swap of the branch), with `claim` in it: {attempt, holder, ...}.
+
+    A restart of its holder goes on, and so does a later attempt: it is started only when those before it are known to have ended.
+    """
+    api, repo, file, mine = hub().HfApi(), job["repo"], job["file"], job["claim"]
+    api.create_repo(repo, private=job.get("private", True), exist_ok=True)
+    for left in reversed(range(CLAIM_TRIES)):
+        head = api.model_info(repo).sha
+        found = content_of(repo, file, head)
+        if found and (found.get("attempt"), found.get("holder")) != (mine["attempt"], mine["holder"]):
+            if not isinstance(found.get("attempt"), int) or found["attempt"] >= mine["attempt"]:
+                raise Stop(
+                    "claimed",
+                    f"{file} of {repo} belongs to {found.get('holder')!r}, attempt {found.get('attempt')}",
+                    "follow that one",
+                )
+        elif found:
+            return {"repo": repo, "commit": head, "new": False}
+        operation = hub().CommitOperationAdd(path_in_repo=file, path_or_fileobj=json.dumps(mine).encode())
+        try:
+            made = api.create_commit(repo, [operation], commit_message=job["message"], parent_commit=head)
+            return {"repo": repo, "commit": made.oid, "new": True}
+        except importlib.import_module("huggingface_hub.errors").HfHubHTTPError as error:
+            if error.response.status_code not in (409, 412) or not left:  # else somebody committed in between: look again
+                raise
+    raise AssertionError("the last try raises or returns")
+
+
+def content_of(repo: str, name: str, revision: str) -> dict[str, Any] | None:
+    """A small JSON file of a repository; None when there is none, {} when it is no object."""
+    found = [one for one in hub().HfApi().get_paths_info(repo, [name], revision=revision) if one.path == name]
+    if not found:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part"
+        fetch(hub().hf_hub_url(repo, name, revision=revision), part, found[0].size, name, lambda *_, **__: None)
+        try:
+            content = json.loads(part.read_text(encoding="utf-8"))
+        except ValueError:
+            return {}
+    return content if isinstance(content, dict) else {}
+
+
 def hub() -> Any:
     """Imported when first used; typed as Any, so that a type checker does not need it."""
     return importlib.import_module("huggingface_hub")
@@ -156,7 +203,7 @@ def main(step: str, given: str) -> int:
     if "HUGGINGFACE_HUB_TOKEN" in os.environ:
         os.environ.setdefault("HF_TOKEN", os.environ["HUGGINGFACE_HUB_TOKEN"])
     try:
-        last: dict[str, Any] = {"result": {"list": listed, "get": get, "put": put}[step](job, say)}
+        last: dict[str, Any] = {"result": {"list": listed, "get": get, "put": put, "claim": claim}[step](job, say)}
     except Stop as stop:
         last = {"failure": stop.args}
     except (LookupError, TypeError, AttributeError):

@@ -238,7 +238,7 @@ def test_what_stays_refused_is_told_apart_from_what_may_pass(python, hub, tmp_pa
     assert step(python, hub, "list", {"repo": "acme/fox"})["failure"][0] == "hub_unreachable"
 
 
-def test_from_a_repository_to_a_repository_with_one_commit(python, hub, tmp_path):
+def test_from_a_repository_to_a_repository_with_one_claim_and_one_commit(python, hub, tmp_path):
     subprocess.run([python, "-c", MAKE, tmp_path / "fox"], capture_output=True, timeout=300, check=True)
     hub.files = {file.name: file.read_bytes() for file in (tmp_path / "fox").iterdir()} | {"evil.py": b"raise SystemExit"}
     out = tmp_path / "out"
@@ -257,9 +257,11 @@ def test_from_a_repository_to_a_repository_with_one_commit(python, hub, tmp_path
     assert not (out / "source" / "evil.py").exists()
     result = json.loads((out / "result.json").read_text())
     assert result["source"] == {"name": "acme/fox", "revision": COMMIT}
-    assert hub.created == [{"name": "fox-GGUF", "organization": "acme", "visibility": "private"}]
-    assert len(hub.commits) == 1
-    assert hub.commits[0]["description"] == "Intent: i-1"
+    assert hub.created == [{"name": "fox-GGUF", "organization": "acme", "visibility": "private"}] * 2
+    assert [each["summary"] for each in hub.commits] == ["Claim of a conversion of acme/fox", "GGUF of acme/fox: Q8_0"]
+    assert hub.commits[1]["description"] == "Intent: i-1"
+    record = f"conversion-{hashlib.sha256(b'i-1').hexdigest()[:12]}.json"
+    assert json.loads(hub.files[record])["files"] == result["files"]
     digest = result["files"][0]["sha256"]
     assert hashlib.sha256(hub.files["fox-Q8_0.gguf"]).hexdigest() == digest
     assert digest in hub.files["README.md"].decode()
@@ -267,4 +269,18 @@ def test_from_a_repository_to_a_repository_with_one_commit(python, hub, tmp_path
     hub.files["README.md"] = b"# A card that a person wrote"
     again = [line for line in attempt() if line["event"] == "uploaded"]
     assert again[0]["new"] == []
-    assert len(hub.commits) == 1
+    assert len(hub.commits) == 2
+
+
+def test_one_process_holds_the_claim_and_a_later_attempt_takes_it_over(python, hub):
+    def claim(attempt: int, holder: str) -> dict[str, Any]:
+        job = {"repo": "acme/fox-GGUF", "file": "conversion-1.json", "message": "Claim"}
+        return step(python, hub, "claim", {**job, "claim": {"attempt": attempt, "holder": holder}})
+
+    assert claim(1, "a")["result"]["new"]
+    assert not claim(1, "a")["result"]["new"]  # a restart
+    assert claim(1, "b")["failure"][0] == "claimed"
+    assert claim(2, "b")["result"]["new"]
+    assert claim(1, "a")["failure"][0] == "claimed"  # it was thought dead and comes back
+    assert json.loads(hub.files["conversion-1.json"]) == {"attempt": 2, "holder": "b"}
+    assert len(hub.commits) == 2

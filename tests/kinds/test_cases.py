@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from controller.address import Address
-from controller.kind import Kind, Past, Refs, Situation
+from controller.kind import Kind, Observed, Past, Refs, Situation
 from controller.kinds import find
 from controller.kinds.gateway.plan import render
 from controller.proxy import checks
@@ -18,7 +18,7 @@ from controller.resource import Resource
 from controller.testing.cases import Case, Mismatch, Ran, contract, load_cases, run_case, walk
 
 HERE = Path(__file__).parent
-LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "Evaluation": 16, "TrainingRequest": 50}
+LEAST = {"ModelBinding": 8, "Rollout": 30, "Gateway": 12, "Evaluation": 16, "TrainingRequest": 50, "Conversion": 40}
 
 
 def folder(kind: Kind[Any, Any]) -> Path:
@@ -85,6 +85,24 @@ def test_an_evaluation_reads_every_state_of_a_training(case: Case) -> None:
         endpoints = {"endpoints": {"huggingface": {}, "openrouter": {}}, "prices": {}}
         change = KINDS["Evaluation"].plan(Situation(resource, None, Past(), Refs(states, endpoints), ran.situation.now))
         assert (not change.waits) == (after["phase"] == "succeeded" and bool(after["repo"])), change.waits
+
+
+@cases_of("TrainingRequest")
+def test_a_conversion_reads_every_state_of_a_training(case: Case) -> None:
+    written = {"agent": "docs", "version": "v1.0.0", "source": {"training": "t"}, "backend": "local"}
+    spec = KINDS["Conversion"].spec.model_validate(written)
+    prices = {"prices": {"as_of": "", "live": True, "hardware": {"this-machine": {"usd_per_hour": 0.0}}}}
+    for ran in walk(KINDS["TrainingRequest"], case):
+        after = certain(ran)
+        if after is None or ran.situation is None:
+            continue
+        resource = Resource(Address.of("Conversion", "c"), spec, spec.written(), "d")
+        refs = Refs({Address.of("TrainingRequest", "t"): after}, ran.situation.refs.environment)
+        change = KINDS["Conversion"].plan(Situation(resource, Observed(None, prices), Past(), refs, ran.situation.now))
+        assert (not change.waits) == (after["phase"] == "succeeded"), change.waits
+        if not change.waits:
+            source = (change.after or {})["source"]
+            assert (source["repo"], source["revision"]) == (after["repo"], after["revision"]), source
 
 
 @cases_of("Rollout")

@@ -39,6 +39,18 @@ class Backends:
             raise Permanent(f"there is no training backend {name!r}; there are {listed(self._backends)}")
         return self._backends[name]
 
+    def working(self) -> list[str]:
+        """Handles of the trainings that are processes of this machine and live now."""
+        return [handle for local in self._here() for handle in local.processes.alive()]
+
+    def stop_all(self) -> None:
+        """Asks each of those to end; it writes a checkpoint first."""
+        for local in self._here():
+            local.processes.stop(local.processes.alive())
+
+    def _here(self) -> list[LocalTraining]:
+        return [each for each in self._backends.values() if isinstance(each, LocalTraining)]
+
 
 def program() -> Path:
     """The one training program."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-Stage = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
+from controller.clients.runs import Found, Hardware, Prices, Stage
+
+__all__ = ["Found", "Hardware", "Order", "Prices", "Sight", "Stage", "TrainingBackend", "Verified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,6 @@ class Order:
     hardware: str
     timeout: float
     record: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What an intent brought about."""
-
-    handle: str
-    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +58,6 @@ class Verified:
     digest: str = ""
     revision: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """US dollars an hour, and the accelerators it has."""
-
-    usd_per_hour: float
-    gpu: str = ""
-    gpus: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """By name. `live` False = the backend's list could not be read, these are those of `as_of`."""
-
-    as_of: str
-    live: bool
-    hardware: Mapping[str, Hardware]
 
 
 class TrainingBackend(Protocol):

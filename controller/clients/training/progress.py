@@ -12,7 +12,8 @@ from typing import Any
 
 from controller.clients.hugging_face_repositories import sha256_of
 from controller.clients.huggingface import Hub
-from controller.clients.training.backend import Sight, Stage, Verified
+from controller.clients.runs import Stage
+from controller.clients.training.backend import Sight, Verified
 from controller.errors import Permanent
 from controller.resource import digest
 
@@ -89,9 +90,13 @@ def verified(result: Mapping[str, Any], problems: list[str], intent: str, revisi
         problems = [*problems, f"result.json is that of intent {whose!r}, expected {intent!r}"]
     if not files:
         problems = [*problems, "result.json lists no file"]
-    rows = sorted([each["name"], each["size"], each["sha256"]] for each in files)
     size = sum(int(each["size"]) for each in files)
-    return Verified(tuple(problems[:5]), len(files), size, digest(rows), revision, metrics_of(result))
+    return Verified(tuple(problems[:5]), len(files), size, digest_of(result), revision, metrics_of(result))
+
+
+def digest_of(result: Mapping[str, Any]) -> str:
+    """Of names, sizes and sha256 of all files."""
+    return digest(sorted([each["name"], each["size"], each["sha256"]] for each in result.get("files", [])))
 
 
 def check_folder(folder: Path, result: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,15 @@ class TrainingProvider:
         except Permanent as error:  # it is not there any more, which is what is wanted
             return Outcome(said=str(error))
         return Outcome(said=f"stopped {state['job']}")
+
+    # -- work of this machine ----------------------------------------------------------------------------------------
+
+    def working(self) -> Collection[str]:
+        found: list[str] = self.backends.working()
+        return found
+
+    def stop_all(self) -> None:
+        self.backends.stop_all()
 
     # -- find --------------------------------------------------------------------------------------------------------
 
