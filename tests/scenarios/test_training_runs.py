@@ -223,7 +223,7 @@ def test_the_log_hears_of_every_fifth_and_of_nothing_between(tmp_path: Path) -> 
     world.sim.settle(flow, horizon=HOUR)
     assert world.ended()[0] == "completed"
     assert told_progress(world) == [4, 8, 12, 16]
-    assert world.conditions() == []  # neither approval nor budget is asked about what goes on
+    assert world.conditions() == ["DatasetWarning"]  # neither approval nor budget is asked about what goes on
 
 
 def test_killed_while_the_log_is_told_of_progress_it_goes_on(tmp_path: Path) -> None:

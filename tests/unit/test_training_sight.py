@@ -10,7 +10,6 @@ from controller.change import Action, Budget, Change, Cost
 from controller.clients.training.progress import CURVE_POINTS, events_of, sight_of, thinned
 from controller.policy import check
 
-
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 

@@ -3,8 +3,8 @@
 Signals, as `provider.py` brings them (each part may be `{unknown: why}`):
     dataset   name, source, revision, digest, rows, tokens (a pass), estimated, stops, findings [{code, severity, message, advice}]
     prices    as_of, live, hardware {name: {usd_per_hour, gpu, gpus}}
-    sight     of the attempt that runs now: stage, code, message, seconds, cost_usd, batch, accumulation, progress {step, steps, loss,
-              learning_rate, tokens_per_second, eta_seconds, losses [[step, loss], ...]}
+    sight     of the attempt that runs now: stage, code, message, seconds, cost_usd, batch, accumulation,
+              progress {step, steps, loss, learning_rate, tokens_per_second, eta_seconds, losses [[step, loss], ...]}
     verified  of what it left: ok, problems, files, bytes, digest, revision, metrics
 Nothing starts blind. Everything that ends it works blind.
 """

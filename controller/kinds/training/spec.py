@@ -208,7 +208,7 @@ class TrainingState(Spec):
     metrics: dict[str, Any] = {}
     progress: dict[
         str, Any
-    ] = {}  # of this attempt as the log last told: step, steps, loss, tokens_per_second, eta_seconds, cost_usd
+    ] = {}  # of this attempt, as last told: step, steps, loss, tokens_per_second, eta_seconds, cost_usd
     cost_usd: float = 0.0
     spent_usd: float = 0.0  # by earlier attempts
     started_at: str = ""
