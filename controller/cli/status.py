@@ -68,16 +68,23 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 
 def what(status: Status) -> str:
-    """What it is, in a line."""
+    """What it is, in a line; of a run also how far it is."""
+    from controller.cli import runs
+
     after = status.past.after or {}
-    if "model" in after:
+    if {"model", "endpoint"} <= after.keys():
         return f"{after['model']} {after.get('version', '')} at {after.get('endpoint', '')}"
-    if "candidate" in after:
+    if {"binding", "stable", "candidate"} <= after.keys():
         moved = f"{after['stable'].get('version', 'nothing')} -> {after['candidate'].get('version')}"
         where = f", step {after['step'] + 1} of {after['steps']}, {after['weight']:g} %" if status.past.running else ""
         return f"{after['binding']}: {moved}, {after['phase']}{where}"
     if "routes" in after:
         return f"{len(after['routes'])} routes"
+    if after and (status.past.running or status.past.ended):
+        found = runs.pace(status)
+        going = runs.going(found) if status.past.running else ""
+        ceiling = after.get("ceiling") if status.past.running else None
+        return ", ".join(each for each in (runs.what(status), runs.place(status), going, runs.money(found, ceiling)) if each)
     return status.summary
 
 
@@ -116,6 +123,7 @@ def _one(console: Console, status: Status) -> None:
         + styled(f"  {status.summary}"),
     )
     facts = [
+        ("what", what(status) if past.running or past.ended else ""),
         ("since", f"{moment(past.since)} ({age(past.since)})" if past.since else ""),
         ("ended", past.ended),
         ("failed", past.failed),
