@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,8 +93,12 @@ def _table(console: Console, found: Sequence[Status]) -> None:
 
     head = [styled(title, "bold") for title in ("KIND", "NAME", "HEALTH", "SINCE", "WHAT AND CONDITIONS")]
     table = [head]
+    going = {str(each.address): each for each in found if each.past.running}
     for each in found:
-        told = [f"{code}: {reason}".partition("\n")[0] for code, reason in sorted(each.told.items())]
+        told = [
+            f"{code}: {_awaited(each, going) if code == 'Reference' else ''}{reason}".partition("\n")[0]
+            for code, reason in sorted(each.told.items())
+        ]
         if each.health not in ("Healthy", "Progressing") and each.summary not in each.told:
             told.insert(0, each.summary)
         kind, name = (each.address.kind, each.address.name) if each.address.kind[:1].isupper() else ("(file)", str(each.address))
@@ -109,6 +113,17 @@ def _table(console: Console, found: Sequence[Status]) -> None:
         )
         table += [[styled(""), styled(""), styled(""), styled(""), styled(f"! {line}", "yellow")] for line in told]
     rows(console, table)
+
+
+def _awaited(status: Status, going: Mapping[str, Status]) -> str:
+    """Who keeps it waiting, as that is now: the reason in the log is of when it began to wait."""
+    from controller.cli import runs
+
+    found = next((going[each] for each in status.past.conditions["Reference"].replace("|", " ").split() if each in going), None)
+    if found is None:
+        return ""
+    now = ", ".join(each for each in (runs.place(found), runs.going(runs.pace(found))) if each)
+    return f"waits for {found.address}, which is {now}\n"
 
 
 def _one(console: Console, status: Status) -> None:
