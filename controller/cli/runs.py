@@ -47,11 +47,11 @@ class Pace:
 def pace(status: Status) -> Pace:
     """What signals tell, else what the log told last."""
     seen, after = status.observed or {}, status.past.after or {}
-    found = _mapping(seen.get("progress")) or _mapping(_mapping(seen.get("sight")).get("progress"))
+    told = [_mapping(each.get("progress")) for each in (seen, _mapping(seen.get("sight")), after)]
+    found: Mapping[str, Any] = next((each for each in told if each.get("steps")), {})
     calls = not found and bool(seen.get("total"))
     if calls:
         found = {"step": seen.get("done"), "steps": seen["total"]}
-    found = found or _mapping(after.get("progress"))
     return Pace(
         done=_number(found.get("step")) or 0.0,
         total=_number(found.get("steps")) or 0.0,

@@ -115,6 +115,12 @@ def test_one_that_cannot_start_is_not_waited_for(trainings: Trainings) -> None:
     assert result.code == 1
     assert "which should run the training program, is not there" in result.err
     assert "turnout retry TrainingRequest/docs-v1" in result.err
+    assert place("cancel", "docs-v1").code == 0
+    assert place("apply").code == 0
+    assert "docs-v1" not in place("status").out
+    events = len(place("log", "--json").lines)
+    assert place("apply").code == 0
+    assert len(place("log", "--json").lines) == events
 
 
 def test_status_of_a_training(trainings: Trainings) -> None:
