@@ -104,7 +104,7 @@ def what(status: Status) -> str:
 def place(status: Status) -> str:
     """`running, attempt 1 of 3`; what an evaluation found; why something has failed."""
     past, after = status.past, status.past.after or {}
-    if past.failed and not past.running:
+    if past.failed and not past.ended:
         return f"failed: {past.failed}"
     phase = str(after.get("phase") or ("waits" if past.conditions else status.summary))
     if past.ended:

@@ -132,7 +132,7 @@ class Watched:
         runs = [each for each in self.controller.status() if self._is_shown(each)]
         self.seen.update(each.address for each in runs)
         for each in runs if self.only else ():
-            if each.past.failed and not each.past.running and not self.ended:
+            if each.past.failed and not self.ended:  # for good: it goes no further without a person
                 self.ended, self.verdict = "failed", f"{each.past.failed}; change it, or `turnout retry {each.address}`"
         return Look(runs, events, self.ended, self.verdict)
 

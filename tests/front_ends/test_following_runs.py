@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +212,39 @@ def test_an_evaluation_that_nobody_answers(trainings: Trainings, more: tuple[str
     assert "cancelled: its file is gone" in place("log", "--subject", "Evaluation/docs-v2").out
     assert place("watch", "docs-v2", "--timeout", "20").code == 1
     assert place("status", "--json", "docs-v2").code == 1
+
+
+def test_on_a_terminal(trainings: Trainings) -> None:
+    place = trainings.place
+    trainings.go("40")
+    trainings.declare()
+    assert place("apply").code == 0
+    trainings.until("40")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (40, 140))
+    command = [str(SCRIPT), "--repo", str(place.path), "watch", "docs-v1", *LOOK, "--timeout", "60"]
+    child = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while b"step 40 of 100 (40 %)" not in seen:
+            seen += os.read(ours, 65536)
+        trainings.go("fail")
+        while trainings.alive():
+            pass
+        assert place("apply").code == 0
+        with contextlib.suppress(OSError):  # the other side is closed
+            while more := os.read(ours, 65536):
+                seen += more
+        assert child.wait(60) == 1
+    finally:
+        child.kill()
+        os.close(ours)
+    text = seen.decode()
+    assert "█" * 12 + "░" * 18 in text
+    assert any(0x2800 < ord(char) <= 0x28FF for char in text)
+    assert "loss 0.075, 1,500 tokens/s, about 6 min left" in text
+    assert "diverged" in text
+    assert "Traceback" not in text

@@ -160,7 +160,10 @@ WRONG = [
     ("agents: {docs: {model: m}}", "agents.docs: needs either model and endpoint, or variants"),
     (GPUS + BOTH, "agents.docs: needs either model and endpoint, or variants"),
     (GPUS + "agents: {docs: {model: m, endpoint: gups}}", "variant 'stable' is at endpoint 'gups', which the table does not have"),
-    (GPUS + "agents: {docs: {model: m, endpoint: gpus, fallbacks: [no]}}", "routes.docs: falls back to 'no', which has no route"),
+    (
+        GPUS + "agents: {docs: {model: m, endpoint: gpus, fallbacks: [nobody]}}",
+        "routes.docs: falls back to 'nobody', which has no route",
+    ),
     ("endpoints: {gpus: {urls: []}}", "endpoints.gpus: urls is not known; there are url"),
     ("endpoints: {gpus: {url: 'http://a/v1', health: {intervall: 3}}}", "health.intervall is not known; there are path"),
     ("endpoints: {gpus: {url: 'http://a/v1', strategy: fastest}}", "endpoints.gpus: strategy: 'fastest' is not one of least_load"),
