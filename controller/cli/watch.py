@@ -196,7 +196,10 @@ def _live(call: Call, watched: Watched, looks: Iterable[Look]) -> str:
         for look in looks:
             story = [*story, *look.events][-8:]
             ceilings = {each.address: watched.ceiling(each) for each in look.runs}
-            live.update(Group(*paragraphs(look, story, ceilings, ascii_only=console.options.ascii_only)), refresh=True)
+            shown = paragraphs(look, story, ceilings, ascii_only=console.options.ascii_only)
+            for text in shown:  # a narrow window breaks lines; it would cut them off where the console wraps softly
+                text.no_wrap, text.overflow = bool(text.no_wrap), text.overflow or "fold"
+            live.update(Group(*shown), refresh=True)
             ended = look.ended
     return ended
 

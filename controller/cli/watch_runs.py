@@ -49,11 +49,12 @@ def _curve(found: Pace) -> list[Text]:
         return []
     values = [loss for _, loss in found.losses]
     labels = {0: f"{max(values):.3g}", CURVE[1] - 1: f"{min(values):.3g}"}
-    lines = plot(found.losses, *CURVE)
-    return [
-        styled(f"  {'loss' if not number else '':4} {labels.get(number, ''):>8} ", "dim") + styled(line, "green")
-        for number, line in enumerate(lines)
-    ]
+    out = []
+    for number, line in enumerate(plot(found.losses, *CURVE)):
+        head = f"  {'loss' if not number else '':4} {labels.get(number, ''):>8} "
+        out.append(styled(head, "dim") + styled(line, "green"))
+        out[-1].no_wrap = True
+    return out
 
 
 def plot(points: Sequence[Sequence[float]], width: int, height: int) -> list[str]:

@@ -171,6 +171,14 @@ spec: {{agent: docs, version: v1.0.0, method: sft, mode: demo, baseModel: tiny, 
         """What still runs; a zombie of this process does not."""
         return [pid for pid in self.pids() if identity(pid)]
 
+    def gone(self) -> bool:
+        """Waits for the processes to end: each gets a moment to write its checkpoint."""
+        for _ in range(500):
+            if not self.alive():
+                return True
+            time.sleep(0.02)
+        return False
+
     def until(self, how_far: str) -> None:
         """Waits until the newest step of all trainings is this one."""
         for _ in range(1000):

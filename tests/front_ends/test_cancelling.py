@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -17,15 +16,6 @@ def started(trainings: Trainings, how_far: str = "30") -> Any:
     assert trainings.place("apply").code == 0
     trainings.until(how_far)
     return trainings.place
-
-
-def gone(trainings: Trainings) -> bool:
-    """The process gets a moment to write its checkpoint."""
-    for _ in range(500):
-        if not trainings.alive():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_training_is_stopped_by_a_commit(trainings: Trainings) -> None:
@@ -44,7 +34,7 @@ def test_a_training_is_stopped_by_a_commit(trainings: Trainings) -> None:
     assert "its checkpoints, and what a job was given, stay where they are" in result.out
     assert trainings.alive()  # the commit alone stops nothing
     assert place("apply").code == 0
-    assert gone(trainings)
+    assert trainings.gone()
     ended = place("watch", "docs-v1", "--timeout", "20")
     assert ended.code == 1
     assert "docs-v1 was cancelled: cancelled: its file is gone" in ended.err
@@ -85,7 +75,7 @@ def test_followed_to_its_end(trainings: Trainings, running: Any, more: tuple[str
     else:
         assert "cancelled: its file is gone" in result.out
         assert "trains tiny" not in result.out.partition("apply")[2]  # what was before is not told again
-    assert gone(trainings)
+    assert trainings.gone()
 
 
 def test_following_without_a_controller_gives_up(trainings: Trainings) -> None:
@@ -170,7 +160,7 @@ spec:
     assert result.code == 0
     assert "Evaluation/docs-v1 waits for it, and will wait on" in result.out
     place("apply")
-    assert gone(trainings)
+    assert trainings.gone()
 
 
 def test_only_with_follow_there_is_a_time_out(applied: Place) -> None:
