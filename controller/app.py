@@ -45,7 +45,7 @@ from controller.projections.money import MONEY, spending
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY
 from controller.reconcile import PassResult
-from controller.rollback import Rollback, RolledBack
+from controller.rollback import Cancellation, Cancelled, Rollback, RolledBack
 from controller.settings import Settings
 from controller.source import CommitSource, FilesSource
 from controller.writer import Identification
@@ -400,6 +400,17 @@ class Controller:
         if commit:
             return work.of_commit(self.repository.resolve(commit))
         return work.of_resource(self.address(name))
+
+    def cancel(self, name: str, message: str = "", *, everywhere: bool = False, author: Identity | None = None) -> Cancelled:
+        """A commit that takes the file of a run away; the controller ends it then. Raises NotFound, Conflict."""
+        loaded, address = loading.load(self.flow), self.address(name)
+        kind = self.flow.kinds.get(address.kind)
+        if kind is None or not kind.once:
+            raise Conflict(f"{address} is no run, so it does not end", "`turnout rollback` takes back what was changed last")
+        spec = loaded.settings.spec.author
+        who = author or Identity(spec.name, spec.email)
+        work = Cancellation(loaded.branch, loaded.tree, loaded.commit, who, self.flow.now().timestamp(), loaded.shared_with)
+        return work.of_run(address, reconcile.past_of(self.flow, address), message, everywhere=everywhere)
 
     def approve(self, name: str, author: Identity) -> tuple[str, str]:
         """A commit that approves what is planned for one resource: its id and its line. Raises NotFound, Conflict."""

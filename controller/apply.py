@@ -259,8 +259,8 @@ class Executor:
             "handle": outcome.handle,
             "said": "found done after an interruption",
         }
-        if intent.action == Action.RUN:
-            data["running"] = True  # it was only started; what came of it is observed from now on
+        if intent.action == Action.RUN or (change.is_noop and change.running):
+            data["running"] = True  # it goes on: what comes of it is observed from now on
         return self.writer.event("action.succeeded", change.address, data)
 
 

@@ -6,7 +6,7 @@ provider: killed anywhere, the next pass goes on. `settle` repeats passes while 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from controller.apply import Applied, Executor
 from controller.change import Budget, Change, Plan, Verdict, Wait
 from controller.clients.cache import Damaged
 from controller.clients.git import Identity
-from controller.errors import LostRace, NotFound, Problem, RemoteDown
+from controller.errors import LostRace, NotFound, RemoteDown
 from controller.events import Event
 from controller.kind import Kind, Known, LocalWork, Past, Provider
 from controller.loading import PROJECTIONS, Flow, Loaded, cached_rows, load, load_commit
@@ -397,7 +397,7 @@ def record(
         past = past_of(flow, change.address)
         before = {**past.conditions, **({"Failed": past.failed} if past.failed and change.is_noop else {})}
         events += _condition_events(writer, change.address, before, found)
-    events += _file_conditions(flow, writer, loaded.problems)
+    events += _file_conditions(flow, writer, loaded)
     if events:
         writer.facts([*opening(flow, writer, planned.plan), *events])
     if writer.holding:
@@ -422,20 +422,24 @@ def _condition_events(writer: Writer, subject: str, before: Mapping[str, str], w
     return events + [writer.event("condition.cleared", subject, {"code": code, "reason": f"{code} is over"}) for code in gone]
 
 
-def _file_conditions(flow: Flow, writer: Writer, problems: Sequence[Problem]) -> list[Event]:
-    """Files that give no address (unknown kind, bad name) and broken settings: the path is the subject."""
+def _file_conditions(flow: Flow, writer: Writer, loaded: Loaded) -> list[Event]:
+    """Files that give no address (unknown kind, bad name) and broken settings: the path is the subject.
+
+    And what only ever waited or failed, and has no file any more: nobody plans it, and it waits for nothing.
+    """
     by_path: dict[str, list[Wait]] = {}
-    for problem in problems:
+    for problem in loaded.problems:
         by_path.setdefault(problem.path, []).append(Wait("Quarantined", str(problem), str(problem)))
     marks = flow.folds.digests(PAST.name)
     for key, mark in marks.items():
-        if mark[:1] == "2" and key.partition("/")[0] not in flow.kinds:
+        if mark[:1] == "2" and (key.partition("/")[0] not in flow.kinds or Address(key) not in loaded.tree.entries):
             by_path.setdefault(key, [])
-    return [
-        event
-        for path, waits in sorted(by_path.items())
-        for event in _condition_events(writer, path, past_of(flow, Address(path)).conditions, waits)
-    ]
+    events = []
+    for path, waits in sorted(by_path.items()):
+        past = past_of(flow, Address(path))
+        before = {**past.conditions, **({"Failed": past.failed} if past.failed else {})}
+        events += _condition_events(writer, path, before, waits)
+    return events
 
 
 def keep_rows(flow: Flow, planned: planning.Planned, loaded: Loaded) -> None:

@@ -1,7 +1,8 @@
-"""`turnout rollback`: the way back as a commit. Nothing here touches reality; the next pass does.
+"""`turnout rollback` and `turnout cancel`: the way back as a commit. Nothing here touches reality; the next pass does.
 
 Of a resource: its file becomes what it was before the last commit that changed it, so no conflict is possible. Of a commit:
 `git revert` of the whole commit, conflicts told and never guessed. Both are written as git writes a revert.
+Of a run that goes on: its file is taken away, and the controller ends it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 
 from controller.address import Address
 from controller.clients.git import CommitInfo, Identity
+from controller.document import DocumentError, parse, plain
 from controller.errors import Conflict, NotFound
+from controller.kind import Past
 from controller.tree import Tree
 from controller.writeback import Branch
 
@@ -92,3 +95,72 @@ class Rollback:
         commit = repository.write_commit(tree, [self.head], message, self.author, self.when)
         self.branch.land(commit, self.head)
         return RolledBack(commit, found, files)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The commit that takes the files of a run away. `started` False = it only waited, so nothing has to be stopped."""
+
+    commit: str
+    address: Address
+    files: tuple[str, ...]
+    started: bool
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """Takes runs off the branch by compare-and-swap. `shared_with` = environments that read the same folder.
+
+    Raises LostRace, DirtyCheckout, and where nothing may be done Conflict or NotFound.
+    """
+
+    branch: Branch
+    tree: Tree
+    head: str
+    author: Identity
+    when: float
+    shared_with: tuple[str, ...] = ()
+
+    def of_run(self, address: Address, past: Past, message: str = "", *, everywhere: bool = False) -> Cancelled:
+        """`everywhere`: also where other environments run it from the same file."""
+        if past.ended:
+            raise Conflict(f"{address} has ended ({past.ended}); there is nothing left to stop", f"turnout why {address}")
+        if address not in self.tree.entries:
+            if past.running or past.intents:
+                raise Conflict(f"the file of {address} is gone already; the controller ends it", f"turnout watch {address}")
+            raise NotFound(f"{address} is not there", "`turnout status` shows what is")
+        files = self._files(address, everywhere=everywhere)
+        repository = self.branch.repository
+        tree = repository.write_tree(self.head, dict.fromkeys(files))
+        text = f"{message.strip() or f'Cancel {address}'}\n\nWithout {' and '.join(files)} the controller ends {address}.\n"
+        commit = repository.write_commit(tree, [self.head], text, self.author, self.when)
+        self.branch.land(commit, self.head)
+        return Cancelled(commit, address, files, past.running or past.exists or bool(past.intents))
+
+    def _files(self, address: Address, *, everywhere: bool) -> tuple[str, ...]:
+        """Those that make it a run of this environment."""
+        own = f"environments/{self.tree.settings.environment}/"
+        out = []
+        for path in self.tree.files.get(address):
+            whose = "" if path.startswith(own) else self._environment_of(path)
+            if whose not in ("", self.tree.settings.environment):
+                continue  # without the overlay it is another environment's
+            if self.shared_with and not whose and not path.startswith(own) and not everywhere:
+                others = ", ".join(self.shared_with)
+                raise Conflict(
+                    f"{path} is read by {others} too, so it would end there as well",
+                    "--everywhere if that is meant; else write metadata.environment into the file, or move it to "
+                    f"{own}state, and commit",
+                )
+            out.append(path)
+        return tuple(out)
+
+    def _environment_of(self, path: str) -> str:
+        """`metadata.environment` of a shared file."""
+        blob = self.branch.repository.blob_at(self.head, path)
+        try:
+            data = plain(parse(self.branch.repository.read(blob)).data) if blob else None
+        except DocumentError:
+            return ""
+        found = data.get("metadata") if isinstance(data, dict) else None
+        return str(found.get("environment") or "") if isinstance(found, dict) else ""

@@ -6,6 +6,7 @@ else is in git, is planned and diffed like any other file, and enters planning a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from controller.environment import EnvironmentFile, EnvironmentSpec
 from controller.errors import Problem, SettingsError, listed, nearest
 from controller.model import Spec
 from controller.resource import digest
+
+_SECRET = re.compile(r"(?i)(secret|token|password|api_?key|credential|^keys$)")
+"""Fields whose wrong value may be the secret itself."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,15 @@ def _message(each: Any, model: type[Spec], loc: tuple[Any, ...]) -> str:
         return "is required"
     found = each.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool) or found is None else ""
-    return f"{str(each['msg']).removeprefix('Value error, ')}{shown if 'Value error' not in each['msg'] else ''}"
+    if isinstance(found, str) and any(_SECRET.search(str(part)) for part in loc):
+        shown = ", found something else (hidden: it may be a secret)"
+    hint = nearest(found, _literals(each["ctx"]["expected"])) if each["type"] == "literal_error" and isinstance(found, str) else ""
+    return f"{str(each['msg']).removeprefix('Value error, ')}{shown if 'Value error' not in each['msg'] else ''}{hint}"
+
+
+def _literals(expected: str) -> list[str]:
+    """`'least_load', 'round_robin' or 'least_latency'`, as pydantic writes it."""
+    return re.findall(r"'([^']*)'", expected)
 
 
 def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:

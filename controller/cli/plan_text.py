@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from controller.change import Action, Change, Plan
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from controller.address import Address
     from controller.app import Controller
     from controller.plan import Planned
 
@@ -42,7 +43,8 @@ class Origins:
     """Which commit a revert would name for a change."""
 
     def __init__(self, controller: Controller, planned: Planned, worktree: bool) -> None:
-        self.repository, self.planned, self.worktree = controller.repository, planned, worktree
+        self.controller, self.repository = controller, controller.repository
+        self.planned, self.worktree = planned, worktree
         self.left = LOOKED_UP
 
     def subject(self, commit: str) -> str:
@@ -51,6 +53,9 @@ class Origins:
     def way_back(self, plan: Plan, change: Change) -> str:
         if change.irreversible:
             return f"not reversible: {change.irreversible}"
+        if change.action is Action.RUN and not change.declared:
+            spent = "; what it has cost by then stays spent" if change.cost.ceiling else ""
+            return f"reversible while it runs: git revert or turnout cancel {change.address} stops it{spent}"
         follows = [str(other.address) for other in plan.changes if not other.is_noop and _needed(change, other)]
         if follows:
             return f"reversible: follows {', '.join(follows[:3])}{' and others' if len(follows) > 3 else ''}"
@@ -90,6 +95,7 @@ def show(console: Console, plan: Plan, origins: Origins, kept: Sequence[tuple[st
         _unchanged(console, plan, kept)
     _conditions(console, plan)
     _problems(console, plan)
+    _further(console, plan, origins)
     console.print()
     write(console, styled(summary(plan), "bold"))
 
@@ -100,7 +106,7 @@ def _change(console: Console, plan: Plan, change: Change, origins: Origins) -> N
     write(console, head, indent=1, hang=6)
     rows(console, [_field(each) for each in fields(change)], indent=7)
     if change.cost.usd or change.cost.ceiling:
-        write(console, f"cost: {change.cost.usd:.2f} USD estimated, at most {change.cost.ceiling:.2f} USD", indent=7, hang=6)
+        write(console, f"cost: {estimated(change)}, at most {change.cost.ceiling:.2f} USD", indent=7, hang=6)
     if change.risk != "low":
         write(console, styled(f"risk: {change.risk}", "yellow"), indent=7, hang=6)
     back = origins.way_back(plan, change)
@@ -114,6 +120,66 @@ def _change(console: Console, plan: Plan, change: Change, origins: Origins) -> N
             write(console, styled(f"to do: {todo}", "dim"), indent=7, hang=7)
         if wait.code == "Approval":
             write(console, styled(f"digest {change.digest}, ceiling {change.cost.ceiling:.2f} USD", "dim"), indent=14)
+
+
+def estimated(change: Change) -> str:
+    """`0.43-0.51 USD estimated (by the throughput of one A10G)`, where its kind tells a range."""
+    found = change.evidence.get("usd")
+    if not isinstance(found, list | tuple) or len(found) != 3 or found[2] - found[0] < 0.005:
+        return f"{change.cost.usd:.2f} USD estimated"
+    basis = change.evidence.get("basis")
+    return f"{found[0]:.2f}-{found[2]:.2f} USD estimated{f' ({basis})' if basis else ''}"
+
+
+def _further(console: Console, plan: Plan, origins: Origins) -> None:
+    """What follows what, and what the money of this plan does to the budget."""
+    lines = [f"in this order: {' -> '.join(chain)}" for chain in chains(plan)]
+    if any(_costs(change) for change in plan.changes):
+        lines += budget_lines(plan, origins.controller.costs())
+    if lines:
+        console.print()
+    for line in lines:
+        write(console, line, hang=2)
+
+
+def chains(plan: Plan) -> list[list[str]]:
+    """Runs that wait for runs, each way from the first to the last: train, evaluate, roll out."""
+    moving = {change.address for change in plan.changes if not change.is_noop or change.running}
+    after = {
+        change.address: [need for need in change.needs if need in moving]
+        for change in plan.changes
+        if any(wait.code == "Reference" for wait in change.waits)
+    }
+    after = {address: before for address, before in after.items() if before}
+    named = {need for before in after.values() for need in before}
+
+    def ways(address: Address) -> list[list[str]]:
+        return [[*way, str(address)] for need in after.get(address, ()) for way in ways(need)] or [[str(address)]]
+
+    return [way for address in sorted(after) if address not in named for way in ways(address)]
+
+
+def _costs(change: Change) -> bool:
+    """What a plan adds to the month; a step of a run that goes on was reserved when that began."""
+    return bool(change.cost.ceiling) and not change.is_noop and change.action is not Action.STEP
+
+
+def budget_lines(plan: Plan, costs: Mapping[str, Any]) -> list[str]:
+    """`budget of 2026-11: 1.20 spent + 3.00 reserved + 4.50 at most of this plan = 8.70 of 20.00 USD`, and so for each agent."""
+    new = [(str((change.after or {}).get("agent", "")), change.cost.ceiling) for change in plan.changes if _costs(change)]
+    rows = [(f"budget of {costs['month']}", costs, sum(usd for _, usd in new))]
+    for agent in sorted({agent for agent, _ in new}):
+        row = costs["agents"].get(agent, {})
+        if row.get("limit") is not None:
+            rows.append((f"budget of agent {agent}", row, sum(usd for whose, usd in new if whose == agent)))
+    out = []
+    for name, row, usd in rows:
+        total = row["spent"] + row["reserved"] + usd
+        limit = f"of {row['limit']:.2f} USD" if row["limit"] is not None else "USD; no limit is set"
+        over = f", {total - row['limit']:.2f} too much" if row["limit"] is not None and total > row["limit"] else ""
+        sums = f"{row['spent']:.2f} spent + {row['reserved']:.2f} reserved + {usd:.2f} at most of this plan"
+        out.append(f"{name}: {sums} = {total:.2f} {limit}{over}")
+    return out
 
 
 def fields(change: Change) -> list[FieldDiff]:

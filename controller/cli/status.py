@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,16 +68,23 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 
 def what(status: Status) -> str:
-    """What it is, in a line."""
+    """What it is, in a line; of a run also how far it is."""
+    from controller.cli import runs
+
     after = status.past.after or {}
-    if "model" in after:
+    if {"model", "endpoint"} <= after.keys():
         return f"{after['model']} {after.get('version', '')} at {after.get('endpoint', '')}"
-    if "candidate" in after:
+    if {"binding", "stable", "candidate"} <= after.keys():
         moved = f"{after['stable'].get('version', 'nothing')} -> {after['candidate'].get('version')}"
         where = f", step {after['step'] + 1} of {after['steps']}, {after['weight']:g} %" if status.past.running else ""
         return f"{after['binding']}: {moved}, {after['phase']}{where}"
     if "routes" in after:
         return f"{len(after['routes'])} routes"
+    if after and (status.past.running or status.past.ended):
+        found = runs.pace(status)
+        going = runs.going(found) if status.past.running else ""
+        ceiling = after.get("ceiling") if status.past.running else None
+        return ", ".join(each for each in (runs.what(status), runs.place(status), going, runs.money(found, ceiling)) if each)
     return status.summary
 
 
@@ -86,8 +93,12 @@ def _table(console: Console, found: Sequence[Status]) -> None:
 
     head = [styled(title, "bold") for title in ("KIND", "NAME", "HEALTH", "SINCE", "WHAT AND CONDITIONS")]
     table = [head]
+    going = {str(each.address): each for each in found if each.past.running}
     for each in found:
-        told = [f"{code}: {reason}".partition("\n")[0] for code, reason in sorted(each.told.items())]
+        told = [
+            f"{code}: {_awaited(each, going) if code == 'Reference' else ''}{reason}".partition("\n")[0]
+            for code, reason in sorted(each.told.items())
+        ]
         if each.health not in ("Healthy", "Progressing") and each.summary not in each.told:
             told.insert(0, each.summary)
         kind, name = (each.address.kind, each.address.name) if each.address.kind[:1].isupper() else ("(file)", str(each.address))
@@ -104,6 +115,17 @@ def _table(console: Console, found: Sequence[Status]) -> None:
     rows(console, table)
 
 
+def _awaited(status: Status, going: Mapping[str, Status]) -> str:
+    """Who keeps it waiting, as that is now: the reason in the log is of when it began to wait."""
+    from controller.cli import runs
+
+    found = next((going[each] for each in status.past.conditions["Reference"].replace("|", " ").split() if each in going), None)
+    if found is None:
+        return ""
+    now = ", ".join(each for each in (runs.place(found), runs.going(runs.pace(found))) if each)
+    return f"waits for {found.address}, which is {now}\n"
+
+
 def _one(console: Console, status: Status) -> None:
     from controller.cli.text import HEALTH_STYLE, age, moment, rows, shown, styled, write
     from controller.diff import ABSENT, diff
@@ -116,6 +138,7 @@ def _one(console: Console, status: Status) -> None:
         + styled(f"  {status.summary}"),
     )
     facts = [
+        ("what", what(status) if past.running or past.ended else ""),
         ("since", f"{moment(past.since)} ({age(past.since)})" if past.since else ""),
         ("ended", past.ended),
         ("failed", past.failed),

@@ -15,6 +15,7 @@ ADVICE = {
     "Blind": "nothing: it goes on when the figures are known again",
     "Brake": "if the removals are meant, add the line `Turnout-Allow: prune` to the message of the newest commit",
     "Budget": "raise the budget in the environment, wait for the next month, or have somebody else run `turnout approve NAME`",
+    "DatasetWarning": "nothing, if that is how the data set is meant",
     "Denied": "change the rule in the environment, or take the change back",
     "Exclusive": "nothing: it starts when the other one has ended",
     "Failed": "change the resource, or `turnout retry NAME`",
@@ -24,6 +25,7 @@ ADVICE = {
     "Invalid": "correct the field and commit",
     "JudgedBad": "nothing, if the second try is meant",
     "Named": "remove its name from the files that still have it",
+    "OldPrices": "nothing: the ceiling counts with them",
     "Quarantined": "correct the file and commit; until then its last good form counts",
     "Reference": "commit what it names, or correct the name",
     "Refused": "see the status of the HTTPRoute; its Gateway or its Services have to change",
@@ -32,8 +34,8 @@ ADVICE = {
     "Unserved": "do what the reason says, or take that target out of the gateway",
     "Unsupported": "nothing, if that target may do without",
 }
-BY_ITSELF = frozenset({"Blind", "Exclusive", "Inconclusive", "JudgedBad", "Retry", "Unsupported"})
-"""Waits that end without a person."""
+BY_ITSELF = frozenset({"Blind", "DatasetWarning", "Exclusive", "Inconclusive", "JudgedBad", "OldPrices", "Retry", "Unsupported"})
+"""Waits that end without a person, and notes that hold nothing up."""
 
 
 def advice(wait: Wait, address: str) -> str:

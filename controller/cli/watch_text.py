@@ -1,16 +1,18 @@
-"""A rollout as people watch it: where it is, how both sides do, what it waits for, what happened last."""
+"""What is watched, as a whole; and a rollout: where it is, how both sides do, what it waits for. Other runs: `watch_runs.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from controller.cli import watch_runs
 from controller.cli.text import HEALTH_STYLE, clean, spoken, styled
 from controller.events import sentence
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from controller.address import Address
     from controller.app import Status
     from controller.cli.watch import Look
     from controller.events import Event
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
 COLUMNS = (("requests", 9), ("errors", 9), ("p95", 11), ("USD/request", 12))
 
 
-def paragraphs(look: Look, story: Sequence[Event]) -> list[Text]:
-    """The whole view."""
+def paragraphs(
+    look: Look, story: Sequence[Event], ceilings: Mapping[Address, float | None], *, ascii_only: bool = False
+) -> list[Text]:
+    """The whole view. `ceilings` = what each run may cost at most (USD)."""
     out: list[Text] = []
-    for status in look.rollouts:
-        out += _rollout(status)
-    if not look.rollouts and not look.ended:
-        out.append(styled("no rollout runs; waiting for one (Ctrl-C ends this)", "dim"))
+    for status in look.runs:
+        if status.address.kind == "Rollout":
+            out += _rollout(status)
+        else:
+            out += watch_runs.paragraph(status, ceilings.get(status.address), ascii_only=ascii_only)
+    if not look.runs and not look.ended:
+        out.append(styled("nothing runs; waiting for a run (Ctrl-C ends this)", "dim"))
     out += [styled(f"  {event.sequence:04d}  ", "dim") + styled(sentence(event)) for event in story]
     if look.ended:
         out.append(styled(f"{look.ended}: {look.verdict}", "bold"))
@@ -33,6 +40,9 @@ def paragraphs(look: Look, story: Sequence[Event]) -> list[Text]:
 
 def _rollout(status: Status) -> list[Text]:
     after = status.past.after or {}
+    if not after:
+        head = styled(str(status.address), "bold") + styled("  waits to start")
+        return [head, *(styled(f"  {code}: {clean(reason)}", "yellow") for code, reason in sorted(status.told.items()))]
     head = styled(status.address.name, "bold") + styled(f"  {moved(after)}  ")
     out = [head + styled(status.health, HEALTH_STYLE.get(status.health, "")), styled(f"  {place(status)}")]
     variants = (status.observed or {}).get("variants", {})
@@ -73,9 +83,14 @@ def cells(figures: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (str(figures["requests"]), f"{figures['errorRate']:.1f} %", latency, "-" if cost is None else f"{cost:.5f}")
 
 
-def one_line(status: Status) -> str:
-    """A rollout for a pipe."""
+def one_line(status: Status, ceiling: float | None) -> str:
+    """A run for a pipe."""
+    if status.address.kind != "Rollout":
+        return watch_runs.one_line(status, ceiling)
     after = status.past.after or {}
+    if not after:
+        told = [f"{code}: {reason}" for code, reason in sorted(status.told.items())]
+        return "; ".join([f"{status.address}: waits to start", *told]).replace("\n", " ")
     sides = []
     for name, figures in sorted((status.observed or {}).get("variants", {}).items(), reverse=True):
         requests, errors, p95, cost = cells(figures)

@@ -1,7 +1,7 @@
 """What was spent and what running work has reserved, by month, agent and resource: the budget, from events alone.
 
 An action that may cost something reserves its ceiling when it starts. What it cost in the end is `cost_usd` of the state it
-left (every kind that costs money says it there), else its estimate; it counts for the month in which it started.
+left, or of its provider's notes, else its estimate; it counts for the month in which it started.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _succeeded(states: States, event: Event) -> tuple[str, ...]:
     reserved = states[month]["reserved"][event.subject]
     if event.data.get("running"):
         return ()
-    return _settle(states, event, month, after.get("cost_usd", reserved[1]))
+    told = after.get("cost_usd", (event.data.get("notes") or {}).get("cost_usd"))
+    return _settle(states, event, month, reserved[1] if told is None else told)
 
 
 def _failed(states: States, event: Event) -> tuple[str, ...]:

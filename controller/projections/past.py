@@ -153,17 +153,18 @@ def _mark(state: Mapping[str, Any]) -> str:
     """Two letters that tell keys apart without reading their states.
 
     `1` in the inventory: made by this controller and not removed, or perhaps made (an open intent counts). `2`: not there, but
-    with a condition. `0`: nothing to do. Then `w` while a write-back is under way, else `-`.
+    with a condition or a failure. `0`: nothing to do. Then `w` while a write-back is under way, else `-`.
     """
     writing = "w" if state.get("writing") else "-"
     if state.get("exists") or state.get("intents"):
         return f"1{writing}"
-    return f"2{writing}" if state.get("conditions") else f"0{writing}"
+    return f"2{writing}" if state.get("conditions") or state.get("failed") else f"0{writing}"
 
 
 PAST = Projection(
     "past",
     {"turnout.action.started.v1": _started_and_judged, **{name: _on_subject(step) for name, step in _STEPS.items()}},
+    version=2,
     mark=_mark,
 )
 

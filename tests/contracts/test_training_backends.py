@@ -164,7 +164,8 @@ def test_a_fresh_controller_finds_it_by_its_intent_with_what_was_kept(place: Pla
 def test_progress_is_told_while_it_runs(place: Place) -> None:
     handle = place.backend.start(place.order("slow"))
     sight = place.begun(handle)
-    assert sight.progress == {"step": 3, "steps": 3, "loss": 0.0, "eta_seconds": 0}
+    losses = [[1, 2.0], [2, 1.0], [3, 0.0]]
+    assert sight.progress == {"step": 3, "steps": 3, "loss": 0.0, "eta_seconds": 0, "losses": losses}
     assert (sight.batch, sight.accumulation) == (4, 4)
     place.backend.cancel(handle)
 

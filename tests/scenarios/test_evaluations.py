@@ -137,7 +137,8 @@ def test_a_revert_stops_the_bill_and_says_what_was_spent(tmp_path: Path) -> None
     sim.survive(horizon=600)
     assert 0 < len(double.paid) == spent < CALLS
     said = [event.data.get("said") for event in of(sim, "Evaluation/docs-v2", "succeeded")]
-    assert said[-1] == f"stopped after {spent} of {CALLS} calls"
+    assert said[-2:] == [f"stopped after {spent} of {CALLS} calls", None]  # and archived
+    assert sim.folded()["money/2026-11"]["spent"]["Evaluation/docs-v2"][0] == pytest.approx(spent * 0.01)
     sim.commit(evaluation(), "Once more under the same name")
     sim.survive(horizon=600)
     assert len(double.paid) == spent

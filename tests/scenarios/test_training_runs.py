@@ -105,6 +105,49 @@ def test_one_commit_trains_once_and_the_run_says_what_came_of_it(tmp_path: Path)
     assert len(world.sim.check_log()) == events  # it is over for ever, and idle passes append nothing
 
 
+def told_progress(world: World) -> list[int]:
+    """The steps at which the log was told how far it is."""
+    found = [e.data for e in world.sim.check_log() if e.type == "turnout.action.succeeded.v1" and "/progress-" in e.data["intent"]]
+    return [each["after"]["progress"]["step"] for each in found]
+
+
+def test_the_log_hears_of_every_fifth_and_of_nothing_between(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    environment = world.sim.read("environments/local/environment.yaml")
+    assert environment
+    rules = "  rules: {approvalAboveUsd: 0.01, approve: [{match: TrainingRequest/*, actions: [step], reason: every step}]}\n"
+    world.sim.commit(training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow, horizon=100)
+    assert len(world.jobs.jobs) == 1
+    world.sim.commit({"environments/local/environment.yaml": environment + rules + "  budget: {monthlyUsd: 0.01}\n"}, "Be careful")
+    world.sim.settle(flow, horizon=HOUR)
+    assert world.ended()[0] == "completed"
+    assert told_progress(world) == [4, 8, 12, 16]
+    assert world.conditions() == ["DatasetWarning"]  # neither approval nor budget is asked about what goes on
+
+
+def test_killed_while_the_log_is_told_of_progress_it_goes_on(tmp_path: Path) -> None:
+    def trained(folder: Path, kill_at: int) -> World:
+        world = World(folder)
+        world.sim.commit(training(), "Train docs")
+        flow = world.sim.controller("m")
+        world.sim.settle(flow, horizon=240)
+        world.sim.faults.count, world.sim.faults.kill_at = 0, kill_at
+        flow.cache.close()
+        return world
+
+    counted = trained(tmp_path / "count", 0)
+    counted.sim.survive(horizon=120)
+    assert told_progress(counted) == [4]
+    for number in range(1, counted.sim.faults.count + 1):
+        world = trained(tmp_path / str(number), number)
+        world.survive()
+        assert (world.ended()[0], len(world.jobs.jobs)) == ("completed", 1)
+        assert told_progress(world) == [4, 8, 12, 16]
+        assert world.ended()[1]["cost_usd"] == pytest.approx(world.jobs.spent(), abs=0.001)
+
+
 def crossings(folder: Path, prepare: Callable[[World], None] = lambda world: None) -> int:
     world = World(folder)
     world.jobs.minutes = 2.0

@@ -6,6 +6,7 @@ Lines that are no events (a library's warnings in the log of a job) count for no
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def events_of(lines: Iterable[str]) -> list[dict[str, Any]]:
 def sight_of(
     events: Iterable[Mapping[str, Any]], stage: Stage, *, code: str = "", message: str = "", seconds: float, cost_usd: float | None
 ) -> Sight:
-    """One picture. `code` and `message` are what the backend knows; what the program said about its end is better."""
+    """One picture. `code` and `message` are what the backend knows; what the program said about its end is better.
+
+    `progress` has the newest step, and `losses`: [step, loss] over all attempts that this backend can read, at most CURVE_POINTS.
+    """
     progress: dict[str, Any] = {}
+    losses: list[list[float]] = []
     batch = accumulation = 0
     last: Mapping[str, Any] = {}
     for event in events:
@@ -58,9 +63,11 @@ def sight_of(
         if name == "step":
             keys = ("step", "steps", "epoch", "loss", "learning_rate", "tokens_per_second", "eta_seconds")
             progress = {key: event[key] for key in keys if key in event}
+            _add(losses, event.get("step"), event.get("loss"))
         elif name == "started":
             request = event.get("request", {})
             batch, accumulation, last = int(request.get("batch", 0)), int(request.get("accumulation", 0)), {}
+            progress = {}  # an earlier attempt's, in a file that attempts share
         elif name == "out_of_memory":
             batch, accumulation = int(event["batch"]), int(event["accumulation"])
         elif name in ("failed", "stopped"):
@@ -68,7 +75,26 @@ def sight_of(
     if stage == "failed" and last:
         code = _NAMES.get(str(last["code"]), str(last["code"]))
         message = f"{last.get('message', '')} {last.get('what_to_do', '')}".strip()
+    if losses:
+        progress["losses"] = thinned(losses)
     return Sight(stage, code, message[:1000], seconds, cost_usd, progress, batch, accumulation)
+
+
+def _add(losses: list[list[float]], step: Any, loss: Any) -> None:
+    """An attempt that goes on from a checkpoint tells some steps again: what it says of them counts."""
+    if not isinstance(step, int | float) or not isinstance(loss, int | float) or not math.isfinite(loss):
+        return
+    while losses and losses[-1][0] >= step:
+        losses.pop()
+    losses.append([step, loss])
+
+
+def thinned(points: list[list[float]]) -> list[list[float]]:
+    """At most CURVE_POINTS of them, evenly, the first and the last among them."""
+    if len(points) <= CURVE_POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(place * last / (CURVE_POINTS - 1))] for place in range(CURVE_POINTS)]
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from controller.address import Address
 from controller.change import Action, Change, Cost, Wait
 from controller.errors import listed, nearest
-from controller.kind import Reference, Refs, Situation, Unknown
+from controller.kind import Observed, Reference, Refs, Situation, Unknown
 from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side, TrainingFacts
 from controller.model import spoken
 
@@ -60,13 +60,18 @@ def _removed(situation: Situated) -> Change:
         return Change(Action.NOOP, "not there, and not wanted")
     if past.ended:
         return Change(Action.DELETE, f"archived ({past.ended})", before=past.after, part="archive")
+    reason, seen = "cancelled: its file is gone; what was answered stays paid", situation.observed
+    signals = seen.signals or {} if isinstance(seen, Observed) else {}
+    state = past.after or {}
     return Change(
-        Action.DELETE,
-        "cancelled: its file is gone; what was answered stays paid",
+        Action.STEP,  # and archived after that: a removal would wait while a rollout names it, and the bill with it
+        reason,
         before=past.after,
+        after={**state, "phase": "cancelled", "reasons": [reason], "cost": signals.get("cost_usd", state.get("cost"))},
         ends="cancelled",
         part="end",
         payload={"handle": past.handle, "cancel": True},
+        urgent=True,
     )
 
 

@@ -3,7 +3,8 @@
 Signals, as `provider.py` brings them (each part may be `{unknown: why}`):
     dataset   name, source, revision, digest, rows, tokens (a pass), estimated, stops, findings [{code, severity, message, advice}]
     prices    as_of, live, hardware {name: {usd_per_hour, gpu, gpus}}
-    sight     of the attempt that runs now: stage, code, message, seconds, cost_usd, progress, batch, accumulation
+    sight     of the attempt that runs now: stage, code, message, seconds, cost_usd, batch, accumulation,
+              progress {step, steps, loss, learning_rate, tokens_per_second, eta_seconds, losses [[step, loss], ...]}
     verified  of what it left: ok, problems, files, bytes, digest, revision, metrics
 Nothing starts blind. Everything that ends it works blind.
 """
@@ -11,6 +12,7 @@ Nothing starts blind. Everything that ends it works blind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +31,12 @@ AGAIN = frozenset({"out_of_memory", "preempted", "lost", "hub_failed"})
 OVERTIME_SECONDS = 300.0
 """A backend ends a job at its time-out by itself; this much later it is ended from here."""
 LEAST_SECONDS = 60.0
+TOLD_FIFTHS = 5
+"""The log hears of a training that goes on when another fifth of its steps is done, the last one by its end ..."""
+TOLD_SECONDS = 60.0
+"""... and not more often than this."""
+KEPT = ("step", "steps", "loss", "tokens_per_second", "eta_seconds")
+"""Of the progress, in the log."""
 
 
 def references(spec: TrainingSpec) -> Iterable[Reference]:
@@ -79,7 +87,31 @@ def _go_on(situation: Situated, state: State) -> Change:
         return _step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
     if stage == "queued":
         return _stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
+    if stage == "running" and _is_worth_telling(situation, state, sight.get("progress") or {}):
+        return _further(situation, state, sight)
     return _stay(situation, state, _told_progress(state, sight), 10.0)
+
+
+def _is_worth_telling(situation: Situated, state: State, progress: Mapping[str, Any]) -> bool:
+    """Another fifth, a while after the last thing that the log was told."""
+    since = situation.past.since
+    quiet = since is not None and situation.now >= since + timedelta(seconds=TOLD_SECONDS)
+    return quiet and _fifths(state.get("progress") or {}) < _fifths(progress) < TOLD_FIFTHS
+
+
+def _fifths(progress: Mapping[str, Any]) -> int:
+    """How many fifths of the steps are done."""
+    steps = progress.get("steps") or 0
+    return int(TOLD_FIFTHS * (progress.get("step") or 0) // steps) if steps > 0 else 0
+
+
+def _further(situation: Situated, state: State, sight: Mapping[str, Any]) -> Change:
+    """So that whoever reads the log sees it move. It changes nothing outside and costs nothing more than its start may."""
+    progress = sight["progress"]
+    kept = {key: progress[key] for key in KEPT if progress.get(key) is not None}
+    after = {**state, "progress": {**kept, "cost_usd": _cost(state, sight)}}
+    change = _step(situation, after, _told_progress(state, sight), sight)
+    return replace(change, part=f"progress-{state['attempt']}-{10 // TOLD_FIFTHS * _fifths(progress)}")
 
 
 def _overdue(situation: Situated, state: State, sight: Mapping[str, Any]) -> str:
@@ -130,7 +162,7 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
         return _fail(situation, state, sight, f"failed ({code}): {message}; the budget of {state['budget_usd']:.2f} USD is used up")
     attempt = state["attempt"] + 1
     after = {**state, "phase": "queued", "attempt": attempt, "batch": batch, "accumulation": accumulation, "timeout": timeout}
-    after |= {"job": "", "spent_usd": spent, "cost_usd": spent}
+    after |= {"job": "", "spent_usd": spent, "cost_usd": spent, "progress": {}}
     most = estimates.ceiling(state["usd_per_hour"], timeout, 1, None)
     return Change(
         Action.STEP,
@@ -155,7 +187,8 @@ def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str
     after = {**state, "phase": phase, "cost_usd": _cost(state, sight), "ended_at": _time(situation), "said": told}
     reason = f"{told}; {_spent(after['cost_usd'])}"
     ends = "completed" if phase == "succeeded" else phase
-    evidence = {"message": sight.get("message", ""), "progress": dict(sight.get("progress") or {})}
+    progress = {key: value for key, value in (sight.get("progress") or {}).items() if key != "losses"}
+    evidence = {"message": sight.get("message", ""), "progress": progress}
     return Change(Action.STEP, reason, before=state, after=after, ends=ends, part="end", evidence=evidence, urgent=urgent)
 
 

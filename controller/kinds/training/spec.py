@@ -206,6 +206,7 @@ class TrainingState(Spec):
     job: str = ""  # the handle of the attempt that runs now
     revision: str = ""  # commit on the Hub
     metrics: dict[str, Any] = {}
+    progress: dict[str, Any] = {}  # of this attempt, as last told: step, steps, loss, tokens_per_second, eta_seconds, cost_usd
     cost_usd: float = 0.0
     spent_usd: float = 0.0  # by earlier attempts
     started_at: str = ""
