@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @click.command(name="apply")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask. Approvals come from git; the question only guards the wrong window.")
+@click.option("--no-wait", is_flag=True, help="Leave runs of this machine (a training, an evaluation) to themselves.")
 @as_json
 @options
 @pass_call
-def command(call: Call, yes: bool, json_: bool) -> int:
-    """Show the plan of the branch, then do it and tell what happened.
+def command(call: Call, yes: bool, no_wait: bool, json_: bool) -> int:
+    """Show the plan of the branch, then do it and tell what happened. Runs of this machine are waited for.
 
     Exit code 0: done. 3: something waits for a person. 1: an error, or something failed and is tried again later.
     """
@@ -33,15 +34,15 @@ def command(call: Call, yes: bool, json_: bool) -> int:
             show(call.console(), plan, Origins(controller, planned, False))
         if plan.active and not yes and not json_ and sys.stdin.isatty():
             click.confirm(f"\nDo this in {controller.environment}?", abort=True)
-        return settle(call, controller, json_, {"plan": plan.digest})
+        return settle(call, controller, json_, {"plan": plan.digest}, wait=not no_wait)
 
 
-def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str] | None = None) -> int:
+def settle(call: Call, controller: Controller, json_: bool, more: dict[str, str] | None = None, *, wait: bool = True) -> int:
     """Passes until nothing moves; tells every event and what is left open. Also what `reconcile --once` does."""
     from controller.cli.waits import exit_code, still_open
 
     with stopping(controller) as came, call.busy("reconciling"):
-        result = controller.settle_here()
+        result = controller.settle_here() if wait else controller.settle()
         left = still_open(controller, result.plan)
     code = 130 if came else exit_code(left)
     if json_:

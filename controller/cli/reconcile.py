@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 
 @click.command(name="reconcile")
 @click.option("--once", is_flag=True, help="Until everything is done or waits, then end: for CI.")
+@click.option("--no-wait", is_flag=True, help="With --once: leave runs of this machine to themselves.")
 @as_json
 @options
 @pass_call
-def command(call: Call, once: bool, json_: bool) -> int:
+def command(call: Call, once: bool, no_wait: bool, json_: bool) -> int:
     """Be the controller: whenever the branch moves or something is due, make reality what git says.
 
-    SIGTERM and SIGINT let it finish what it has started. With --once, exit code 0: done. 3: something waits for a person.
-    1: an error, or something failed and is tried again by the next run.
+    SIGTERM and SIGINT let it finish what it has started. With --once it stays until runs of this machine (a training, an
+    evaluation) have ended; a SIGTERM reaches them, and the next controller goes on with what they kept.
+    Exit code 0: done. 3: something waits for a person. 1: an error, or something failed and is tried again by the next run.
     """
     with call.controller() as controller:
         if once:
             from controller.cli.apply import settle
 
-            return settle(call, controller, json_)
+            return settle(call, controller, json_, wait=not no_wait)
         tell = _json_line(call) if json_ else _line
         told = (lambda text: call.emit({"error": text}, line=True)) if json_ else _text
         with stopping(controller):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from controller.cli import main
-from controller.clients.training.local import identity
+from controller.clients.local_process import identity
 
 ROOT = Path(__file__).parents[2]
 

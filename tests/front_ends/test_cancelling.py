@@ -13,7 +13,7 @@ CANARY = "{canary: [{weight: 20, hold: 1h}]}"
 def started(trainings: Trainings, how_far: str = "30") -> Any:
     trainings.go(how_far)
     trainings.declare()
-    assert trainings.place("apply").code == 0
+    assert trainings.place("apply", "--no-wait").code == 0
     trainings.until(how_far)
     return trainings.place
 
@@ -33,7 +33,7 @@ def test_a_training_is_stopped_by_a_commit(trainings: Trainings) -> None:
     assert "nothing was spent" in result.out
     assert "its checkpoints, and what a job was given, stay where they are" in result.out
     assert trainings.alive()  # the commit alone stops nothing
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     assert trainings.gone()
     ended = place("watch", "docs-v1", "--timeout", "20")
     assert ended.code == 1
@@ -90,23 +90,23 @@ def test_one_that_has_not_started(trainings: Trainings) -> None:
     rule = "  branch: main\n  rules: {deny: [{match: TrainingRequest/*, reason: frozen}]}"
     place.replace("environments/local/environment.yaml", "  branch: main", rule)
     trainings.declare()
-    assert place("apply").code == 3
+    assert place("apply", "--no-wait").code == 3
     result = place("cancel", "docs-v1", "--follow")
     assert result.code == 0
     assert "TrainingRequest/docs-v1 had not started; nothing was spent" in result.out
-    assert place("apply").code == 0  # nobody has to do anything any more
+    assert place("apply", "--no-wait").code == 0  # nobody has to do anything any more
     assert "docs-v1" not in place("status").out
     assert trainings.pids() == []
 
 
 def test_a_rollout_goes_back(applied: Place) -> None:
     applied.rollout(strategy=CANARY)
-    applied("apply")
+    applied("apply", "--no-wait")
     assert applied("cancel", "docs").code == 1  # a binding is no run
     result = applied("cancel", "docs-v2")
     assert result.code == 0
     assert "all sessions go back to the stable version" in result.out
-    assert applied("apply").code == 0
+    assert applied("apply", "--no-wait").code == 0
     assert "cancelled" in applied("watch", "docs-v2", "--timeout", "20").err
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_run_is_refused(applied: Place, name: str, said: str) -> None
 
 def test_a_dirty_work_tree_is_left_alone(applied: Place) -> None:
     applied.rollout(strategy=CANARY)
-    applied("apply")
+    applied("apply", "--no-wait")
     applied.replace("state/bindings/docs.yaml", "version:", "version: v3 #")
     result = applied("cancel", "docs-v2")
     assert result.code == 1
@@ -155,11 +155,11 @@ spec:
     place.write("data/eval.jsonl", '{"inputs": {"task": "ask"}, "outputs": {"code": "y"}}\n')
     trainings.go("30")
     trainings.declare()
-    place("apply")
+    place("apply", "--no-wait")
     result = place("cancel", "TrainingRequest/docs-v1")
     assert result.code == 0
     assert "Evaluation/docs-v1 waits for it, and will wait on" in result.out
-    place("apply")
+    place("apply", "--no-wait")
     assert trainings.gone()
 
 
@@ -186,7 +186,7 @@ def test_a_file_of_this_environment_alone(applied: Place) -> None:
     (applied.path / own).parent.mkdir(parents=True)
     (applied.path / "state/rollouts/docs-v2.yaml").rename(applied.path / own)
     applied.commit("Only here")
-    applied("apply")
+    applied("apply", "--no-wait")
     assert applied("cancel", "docs-v2", "--json").json["files"] == [own]
 
 
@@ -195,7 +195,7 @@ def test_a_shared_file_that_says_whose_it_is(applied: Place) -> None:
     applied.rollout(strategy=CANARY)
     applied.replace("state/rollouts/docs-v2.yaml", "{name: docs-v2}", "{name: docs-v2, environment: local}")
     applied.commit("Ours")
-    assert applied("apply").code == 0
+    assert applied("apply", "--no-wait").code == 0
     assert "did you mean" in applied("cancel", "docs-v3", "--env", "local").err
     assert applied("cancel", "docs-v2", "--env", "staging").code == 1
     own = "environments/local/state/rollouts/docs-v2.yaml"
@@ -206,7 +206,7 @@ def test_a_shared_file_that_says_whose_it_is(applied: Place) -> None:
 
 def test_a_shared_file_that_does_not_say_it(applied: Place) -> None:
     applied.rollout(strategy=CANARY)
-    assert applied("apply").code == 0
+    assert applied("apply", "--no-wait").code == 0
     staging(applied)  # it ran before the other environment came
     before = applied.git("rev-parse", "HEAD")
     result = applied("cancel", "docs-v2")
@@ -216,5 +216,5 @@ def test_a_shared_file_that_does_not_say_it(applied: Place) -> None:
     assert "environments/local/state" in result.err
     assert applied.git("rev-parse", "HEAD") == before
     assert applied("cancel", "docs-v2", "--everywhere").code == 0
-    assert applied("apply").code == 0
+    assert applied("apply", "--no-wait").code == 0
     assert "cancelled" in applied("watch", "docs-v2", "--timeout", "20").err

@@ -60,7 +60,7 @@ def test_a_training_to_its_bad_end(trainings: Trainings) -> None:
     place = trainings.place
     trainings.go("10")
     trainings.declare()
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     trainings.until("10")
     late = place("watch", "docs-v1", "--timeout", "0.2", *LOOK)
     assert late.code == 1
@@ -68,7 +68,7 @@ def test_a_training_to_its_bad_end(trainings: Trainings) -> None:
     assert "step 10 of 100 (10 %)" in late.out
     trainings.go("fail")
     assert trainings.gone()
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     result = place("watch", "TrainingRequest/docs-v1", "--timeout", "20")
     assert result.code == 1
     assert "was failed: failed (diverged): The loss is not a number." in result.err
@@ -79,7 +79,7 @@ def test_every_run_is_watched_and_json_is_a_line_each(trainings: Trainings) -> N
     trainings.go("30")
     trainings.declare()
     place.rollout(strategy="{canary: [{weight: 20, hold: 1h}]}")
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     trainings.until("30")
     lines = place("watch", "--json", "--timeout", "0").lines
     assert {each["address"] for each in lines} == {"TrainingRequest/docs-v1", "Rollout/docs-v2"}
@@ -94,7 +94,7 @@ def test_a_name_of_several_kinds(trainings: Trainings) -> None:
     place = trainings.place
     trainings.declare("docs-v2")
     place.rollout("docs-v2", strategy="{canary: [{weight: 20, hold: 1h}]}")
-    place("apply")
+    place("apply", "--no-wait")
     both = place("watch", "docs-v2", "--timeout", "0")
     assert both.code == 1
     assert "docs-v2 is Rollout/docs-v2 and TrainingRequest/docs-v2" in both.err
@@ -114,16 +114,16 @@ def test_one_that_cannot_start_is_not_waited_for(trainings: Trainings) -> None:
     place = trainings.place
     place.replace("environments/local/environment.yaml", "/trainer,", "/nobody,")
     trainings.declare()
-    place("apply")
+    place("apply", "--no-wait")
     result = place("watch", "docs-v1", "--timeout", "20", *LOOK)
     assert result.code == 1
     assert "which should run the training program, is not there" in result.err
     assert "turnout retry TrainingRequest/docs-v1" in result.err
     assert place("cancel", "docs-v1").code == 0
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     assert "docs-v1" not in place("status").out
     events = len(place("log", "--json").lines)
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     assert len(place("log", "--json").lines) == events
 
 
@@ -131,13 +131,13 @@ def test_status_of_a_training(trainings: Trainings) -> None:
     place = trainings.place
     trainings.go("30")
     trainings.declare()
-    place("apply")
+    place("apply", "--no-wait")
     trainings.until("30")
     assert "docs v1.0.0: sft of tiny on this-machine, running, attempt 1 of 3, step 30 of 100 (30 %)" in place("status").out
     assert "step 30 of 100" in place("status", "docs-v1").out
     trainings.go("end")
     assert trainings.gone()
-    place("apply")
+    place("apply", "--no-wait")
     assert "completed: trained v1.0.0, held-out loss 3 -> 0.5" in place("status").out
 
 
@@ -184,7 +184,7 @@ def test_a_plan_of_a_chain_can_be_read(trainings: Trainings) -> None:
     assert "= 10.00 of 8.00 USD, 2.00 too much" in result.out
     assert "budget of agent docs: 0.00 spent + 0.00 reserved + 10.00 at most of this plan = 10.00 of 20.00 USD" in result.out
     assert "stops it; what it has cost by then stays spent" in result.out
-    assert place("apply").code == 3
+    assert place("apply", "--no-wait").code == 3
     trainings.go("30")
     trainings.until("30")
     told = place("status").out
@@ -203,12 +203,12 @@ def test_an_evaluation_that_nobody_answers(trainings: Trainings, more: tuple[str
     place.write("state/evaluations/docs-v2.yaml", other)
     place.write("data/eval.jsonl", '{"inputs": {"task": "ask"}, "outputs": {"code": "y"}}\n' * 1)
     place.commit("Evaluate")
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     assert "docs: v2 against v1.0.0 on data/eval.jsonl, running" in place("status").out
     assert "at most 10.00" in place("watch", "docs-v2", "--timeout", "0").out
     done = place("cancel", "docs-v2", *more)
     assert done.code == 0
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     assert "cancelled: its file is gone" in place("log", "--subject", "Evaluation/docs-v2").out
     assert place("watch", "docs-v2", "--timeout", "20").code == 1
     assert place("status", "--json", "docs-v2").code == 1
@@ -218,7 +218,7 @@ def test_on_a_terminal(trainings: Trainings) -> None:
     place = trainings.place
     trainings.go("40")
     trainings.declare()
-    assert place("apply").code == 0
+    assert place("apply", "--no-wait").code == 0
     trainings.until("40")
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (40, 60))
@@ -233,7 +233,7 @@ def test_on_a_terminal(trainings: Trainings) -> None:
             seen += os.read(ours, 65536)
         trainings.go("fail")
         assert trainings.gone()
-        assert place("apply").code == 0
+        assert place("apply", "--no-wait").code == 0
         with contextlib.suppress(OSError):  # the other side is closed
             while more := os.read(ours, 65536):
                 seen += more
