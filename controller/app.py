@@ -36,6 +36,7 @@ from controller.projections.registry import REGISTRY
 from controller.reconcile import PassResult
 from controller.rollback import Rollback, RolledBack
 from controller.settings import Settings
+from controller.tracing import Tracing, missing
 from controller.writer import Identification
 
 RELEASE = controller.__version__
@@ -82,6 +83,7 @@ class Controller:
         self.data = data_folder(self.repository, environment)
         self.stopping = threading.Event()
         self.flow = self._wire(branch, actor, report, kinds or find())
+        self.tracing = Tracing(self.flow)
 
     def _wire(self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]) -> Flow:
         cache = Cache(self.data / "cache.sqlite")
@@ -313,8 +315,11 @@ class Controller:
 
     def settle(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
         """Passes until everything is done or waits; `tell` gets each event as it is appended."""
-        self.flow.tell = tell
-        return reconcile.settle(self.flow)
+        self.flow.tell = self.tracing.telling(tell)
+        try:
+            return reconcile.settle(self.flow)
+        finally:
+            self.tracing.follow()
 
     def retry(self, name: str, by: str) -> Address:
         """Another try for what failed for good."""
@@ -401,6 +406,8 @@ class Controller:
 
             told(f"unexpected {type(error).__name__}: {error}\n{traceback.format_exc()}")
             return seen, 5.0
+        if news := self.tracing.news():
+            told(news)
         log = self.flow.log
         assert isinstance(log, GitLog)
         waits = [result.resync if not log.remote else min(result.resync, result.poll)]
@@ -408,7 +415,13 @@ class Controller:
             waits.append((result.again - self.flow.now()).total_seconds())
         return (seen if log.remote else (result.commit, log.tip or None)), max(0.05, min(waits))
 
+    def untraced(self) -> str:
+        """What a person reads about actions that LangSmith has not got, or nothing."""
+        return missing(self.flow.cache)
+
     def close(self) -> None:
+        """Gives traces that wait 2 s at most."""
+        self.tracing.close()
         self.flow.cache.close()
 
 
