@@ -100,8 +100,11 @@ def test_a_rollout_is_a_run_and_its_steps_are_below_it(api: LangSmithApi, tmp_pa
     one.settle()
     begun = sim.commit(rollout("docs-v2", "docs", "v2", FAST))
     one.settle()
-    sim.gateway.traffic("docs", {"stable": 50, "candidate": 50}) if hasattr(sim.gateway, "traffic") else None
-    sim.commit({"state/rollouts/docs-v2.yaml": None}, "Stop it")
+    for _ in range(5):
+        sim.gateway.traffic("docs", 100)
+        sim.advance(5)
+        one.settle()
+    assert sim.subjects()[0] == "Promote docs to v2"
     one.settle()
     one.close()
     found = runs(api)
@@ -109,7 +112,7 @@ def test_a_rollout_is_a_run_and_its_steps_are_below_it(api: LangSmithApi, tmp_pa
     assert {run["status"] for run in found} == {"success"}
     start = next(run for run in found if run["name"] == "run Rollout/docs-v2")
     below = [run for run in found if run["extra"]["metadata"]["address"] == "Rollout/docs-v2" and run is not start]
-    assert below
+    assert {run["name"].partition(" ")[0] for run in below} >= {"step", "write"}
     assert {(run["parent_run_id"], run["trace_id"]) for run in below} == {(start["id"], start["id"])}
     assert all(run["parent_run_id"] is None for run in found if run not in below)
     assert start["inputs"]["spec"]["candidate"]["version"] == "v2"
