@@ -164,9 +164,9 @@ class Controller:
         source = tree.FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
         return loading.load_commit(flow, loaded.commit, loaded.branch, source)
 
-    def settings(self) -> Settings:
-        """Of the newest commit."""
-        return loading.load(self.flow).settings
+    def settings(self, *, worktree: bool = False, commit: str = "") -> Settings:
+        """Of the newest commit, of another, or of the files of the work tree."""
+        return self._loaded(worktree, commit).settings
 
     def validate(self, *, worktree: bool = True, commit: str = "") -> tuple[list[Problem], int]:
         """Every problem of the files (not of reality) and how many resources were read."""
