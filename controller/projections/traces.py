@@ -23,6 +23,8 @@ from controller.resource import encode_json
 
 RUNS_KEPT = 500
 """Runs whose start is remembered, for what is done below them."""
+LONGEST_NAME = 128
+"""Of a run in LangSmith."""
 LONGEST_TEXT = 2_000
 LONGEST_LIST = 50
 DEEPEST = 8
@@ -104,7 +106,7 @@ def as_traced(started: Event | None, outcome: Event, parent: Traced | None = Non
     }
     return Traced(
         id=outcome.id,
-        name=f"{action} {subject}",
+        name=f"{action} {subject}"[:LONGEST_NAME],
         started=start,
         ended=end,
         inputs=bounded({name: begun.get(name) for name in ("reason", "spec", "before", "diff", "edits")}),
