@@ -211,6 +211,7 @@ def test_a_langsmith_that_accepts_and_never_answers_holds_up_nobody(api: LangSmi
     other.settle()
     other.close()
     assert sequences(api) == outcomes(sim)
+    assert all(run["inputs"]["reason"] for run in runs(api))  # with the starts that only the first had seen
 
 
 # -- restarts, gaps and several processes --------------------------------------------------------------------------------
@@ -238,16 +239,19 @@ def test_a_restart_sends_nothing_twice_and_loses_nothing(api: LangSmithApi, tmp_
     second.sent()
     third = Traced(sim)
     third.settle()
-    sim.commit({"state/rollouts/docs-v3.yaml": None}, "Stop it")
-    third.settle()
     third.close()
+    before = sequences(api)
+    assert before == outcomes(sim)
+    sim.commit({"state/rollouts/docs-v3.yaml": None}, "Stop it")
+    fourth = Traced(sim)
+    fourth.settle()
+    fourth.close()
     assert sequences(api) == outcomes(sim)
     assert {run["status"] for run in runs(api)} == {"success"}
     start = next(run for run in runs(api) if run["name"] == "run Rollout/docs-v3")
-    ended = runs(api)[-1]
-    stopped = [run for run in runs(api) if run["parent_run_id"] == start["id"]]
-    assert stopped
-    assert ended["start_time"] <= ended["end_time"]
+    last = [run for run in runs(api)[len(before) :] if run["extra"]["metadata"]["address"] == "Rollout/docs-v3"]
+    assert last
+    assert {run["parent_run_id"] for run in last} == {start["id"]}
 
 
 def test_history_is_not_sent_when_langsmith_comes_late(api: LangSmithApi, tmp_path: Path) -> None:
