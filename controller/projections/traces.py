@@ -26,6 +26,7 @@ RUNS_KEPT = 500
 LONGEST_NAME = 128
 """Of a run in LangSmith."""
 LONGEST_TEXT = 2_000
+SHORTEST_KEY = 20
 LONGEST_LIST = 50
 DEEPEST = 8
 MOST_BYTES = 16 * 1024
@@ -33,6 +34,7 @@ MOST_BYTES = 16 * 1024
 
 _SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential|authorization)s?$")
 _REFERENCE = re.compile(r"^(env|file|output):")
+_KEY = re.compile("|".join(f"(?:{sign.pattern.pattern})" for sign in SIGNS if sign.severity == "stop"))
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _OUTCOMES = {
     "turnout.action.succeeded.v1": "succeeded",
@@ -191,8 +193,7 @@ def shown(value: Any, name: str = "", depth: int = 0) -> Any:
         if value and _SECRET_NAME.search(name.rpartition(".")[2]) and not _REFERENCE.match(value):
             return "(hidden)"
         text = _USER_INFO.sub("(hidden)@", value[: 4 * LONGEST_TEXT])
-        for sign in SIGNS:
-            if sign.severity == "stop":
-                text = sign.pattern.sub("(hidden)", text)
+        if len(text) >= SHORTEST_KEY:
+            text = _KEY.sub("(hidden)", text)
         return text if len(value) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} (... {len(value) - LONGEST_TEXT} more characters)"
     return value

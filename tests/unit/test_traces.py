@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from controller.events import Event, typed
 from controller.projections.traces import LONGEST_TEXT, MOST_BYTES, RUNS_KEPT, Traces, bounded, shown
 
@@ -142,6 +144,24 @@ def test_nothing_that_looks_like_a_secret_leaves() -> None:
     assert done.inputs["spec"]["apiKey"] == "env:OPENROUTER_API_KEY"
     assert done.inputs["spec"]["max_tokens"] == 4000
     assert done.inputs["diff"] == [{"field": "endpoint.apiKey", "old": "(hidden)", "new": "env:NEW"}]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "AKIA" + "ABCDEFGHIJKLMNOP",
+        "ghp_" + "a1B2" * 10,
+        "sk-ant-" + "a1B2" * 10,
+        "sk-or-v1-" + "a1B2" * 10,
+        "sk-proj-" + "a1B2" * 10,
+        "lsv2_pt_" + "a1B2" * 8 + "_" + "a1B2c3D4e5",
+        "xoxb-" + "a1B2" * 5,
+        "-----BEGIN RSA PRIVATE KEY-----",
+    ],
+)
+def test_keys_of_a_known_form_are_hidden_wherever_they_stand(key: str) -> None:
+    found = shown({"note": [f"before {key}, after"]})
+    assert found == {"note": ["before (hidden), after"]}
 
 
 def test_everything_is_bounded() -> None:
