@@ -48,6 +48,7 @@ from controller.reconcile import PassResult
 from controller.rollback import Cancellation, Cancelled, Rollback, RolledBack
 from controller.settings import Settings
 from controller.source import CommitSource, FilesSource
+from controller.tracing import Tracing, missing
 from controller.writer import Identification
 
 RELEASE = controller.__version__
@@ -97,6 +98,7 @@ class Controller:
         self.data = data_folder(self.repository, environment)
         self.stopping = threading.Event()
         self.flow = self._wire(branch, actor, report, kinds or find())
+        self.tracing = Tracing(self.flow)
 
     def _wire(self, branch: str, actor: str, report: Callable[[str], None], kinds: Mapping[str, Kind[Any, Any]]) -> Flow:
         cache = Cache(self.data / "cache.sqlite")
@@ -177,9 +179,9 @@ class Controller:
         source = FilesSource.of_work_tree(self.repository.work_dir, (loaded.settings.spec.state, "environments"))
         return loading.load_commit(flow, loaded.commit, loaded.branch, source)
 
-    def settings(self) -> Settings:
-        """Of the newest commit."""
-        return loading.load(self.flow).settings
+    def settings(self, *, worktree: bool = False, commit: str = "") -> Settings:
+        """Of the newest commit, of another, or of the files of the work tree."""
+        return self._loaded(worktree, commit).settings
 
     def validate(self, *, worktree: bool = True, commit: str = "") -> tuple[list[Problem], int]:
         """Every problem of the files (not of reality) and how many resources were read."""
@@ -335,8 +337,11 @@ class Controller:
 
     def settle(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
         """Passes until everything is done or waits; `tell` gets each event as it is appended."""
-        self.flow.tell = tell
-        return reconcile.settle(self.flow)
+        self.flow.tell = self.tracing.telling(tell)
+        try:
+            return reconcile.settle(self.flow)
+        finally:
+            self.tracing.follow()
 
     def settle_here(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
         """`settle`, and again until the work of this machine has ended: for a controller that does not stay.
@@ -508,6 +513,8 @@ class Controller:
 
             told(f"unexpected {type(error).__name__}: {error}\n{traceback.format_exc()}")
             return seen, 5.0
+        if news := self.tracing.news():
+            told(news)
         log = self.flow.log
         assert isinstance(log, GitLog)
         waits = [result.resync if not log.remote else min(result.resync, result.poll)]
@@ -515,7 +522,13 @@ class Controller:
             waits.append((result.again - self.flow.now()).total_seconds())
         return (seen if log.remote else (result.commit, log.tip or None)), max(0.05, min(waits))
 
+    def untraced(self) -> str:
+        """What a person reads about actions that LangSmith has not got, or nothing."""
+        return missing(self.flow.cache)
+
     def close(self) -> None:
+        """Gives traces that wait 2 s at most."""
+        self.tracing.close()
         self.flow.cache.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,8 +28,13 @@ FILES = {
 @options
 @pass_call
 def command(call: Call, directory: Path, agents: tuple[str, ...], force: bool) -> int:
-    """Make a state repository: bindings, a gateway, a local environment that needs no key, workflows and a README."""
+    """Make a state repository: bindings, a gateway, a local environment that needs no key, workflows and a README.
+
+    HUGGINGFACE_JOBS_ENABLED, MODELOPS_DEFAULT_BASE_MODEL and MODELOPS_HUB_ORG of this process go into its `training:`.
+    """
     from controller.address import NAME, NAME_RULE
+    from controller.cli.surroundings import training
+    from controller.cli.text import clean
     from controller.errors import TurnoutError
 
     names = tuple(dict.fromkeys(agents)) or DEFAULT_AGENTS
@@ -41,10 +47,14 @@ def command(call: Call, directory: Path, agents: tuple[str, ...], force: bool) -
         raise TurnoutError(f"{directory} has {', '.join(there)} already", "nothing was written; --force overwrites")
     branch = _repository(directory)
     files = {path: text.replace("@@BRANCH@@", branch) for path, text in files.items()}
+    block, said = training(os.environ)
+    files["environments/local/environment.yaml"] += block
     for path, text in files.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text)
         click.echo(f"wrote {directory / path}")
+    if said:
+        click.echo(clean(said))
     steps = (f"cd {directory}", f"git add -A && git commit -m 'Bind {', '.join(names)}'", "turnout validate", "turnout up")
     click.echo("\nNext:\n  " + "\n  ".join(steps))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -26,9 +27,15 @@ def command(call: Call, worktree: bool, commit: str, everything: bool, json_: bo
     """
     if worktree and commit:
         raise click.UsageError("--worktree and --commit are two different plans; choose one")
+    from controller.cli.surroundings import warning
+    from controller.cli.text import clean
+
     with call.controller() as controller:
         with call.busy("planning"):
             plan, planned = controller.plan(worktree=worktree, commit=commit)
+            warned = warning(controller, os.environ, worktree=worktree, commit=commit)
+        if warned:
+            click.echo(clean(warned), err=True)
         if json_:
             from controller.cli.text import masked
             from controller.schemas import plan_as_json

@@ -31,6 +31,7 @@ def command(call: Call, name: str, at: str, json_: bool) -> int:
         if not found:
             controller.addresses()  # nothing there, or no such environment: this tells a wrong name
         address = controller.address(name, known={*controller.addresses(), *(each.address for each in found)}) if name else ""
+        untraced = controller.untraced() if not (at or name) else ""
     if address:
         found = [each for each in found if each.address == address]
         if not found:
@@ -43,6 +44,8 @@ def command(call: Call, name: str, at: str, json_: bool) -> int:
         _one(call.console(), found[0])
     else:
         _table(call.console(), found)
+    if untraced and not json_:
+        click.echo(untraced)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from controller.cli.call import Call, as_json, options, pass_call
@@ -17,6 +19,7 @@ def command(call: Call, commit: str, json_: bool) -> int:
 
     Exit code 1 when there is a problem.
     """
+    from controller.cli.surroundings import warning
     from controller.cli.text import clean, plural
     from controller.errors import InvalidState
 
@@ -25,6 +28,9 @@ def command(call: Call, commit: str, json_: bool) -> int:
             problems, count = controller.validate(worktree=not commit, commit=commit)
         except InvalidState as error:
             problems, count = list(error.problems), 0
+        warned = warning(controller, os.environ, worktree=not commit, commit=commit)
+    if warned:
+        click.echo(clean(warned), err=True)
     if json_:
         told = [
             {"path": each.path, "line": each.line, "field": each.field, "message": each.message, "code": each.code}

@@ -48,37 +48,47 @@ class Counts:
 
 
 class Tracer:
-    """Every method returns at once, except `close`, which waits as long as it is told to."""
+    """Every method returns at once, except `close`, which waits as long as it is told to.
+
+    What was taken is settled (sent or dropped) in the order in which it came: when `counts().waiting` is n, it is the last n.
+    """
 
     def __init__(self, access: Access, size: int = 1000, pause: float = 1.0) -> None:
         self._access, self._pause = access, pause
         self._queue: queue.Queue[Traced] = queue.Queue(size)
         self._lock = threading.Lock()
-        self._sent = self._dropped = self._taken = 0
+        self._sent = self._dropped = self._waiting = 0
         self._error = ""
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def trace(self, action: Traced) -> None:
-        """Never raises, never waits."""
+    def trace(self, action: Traced) -> bool:
+        """Whether it was taken. Never raises, never waits."""
         if not self._access.spec.trace:
-            return
+            return False
         if self._closing.is_set():
-            self._drop(1, "it came after the end")
-            return
-        try:
-            self._queue.put_nowait(action)
-        except queue.Full:
-            self._drop(1, f"{self._queue.maxsize} actions wait already")
-            return
+            self._drop("it came after the end")
+            return False
         with self._lock:
+            try:
+                self._queue.put_nowait(action)
+            except queue.Full:
+                self._dropped, self._error = self._dropped + 1, f"{self._queue.maxsize} actions wait already"
+                return False
+            self._waiting += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="turnout-trace", daemon=True)
                 self._thread.start()
+        return True
+
+    @property
+    def room(self) -> int:
+        """How many more actions there is room for."""
+        return max(0, self._queue.maxsize - self._queue.qsize())
 
     def counts(self) -> Counts:
         with self._lock:
-            return Counts(self._sent, self._dropped, self._queue.qsize() + self._taken, self._error)
+            return Counts(self._sent, self._dropped, self._waiting, self._error)
 
     def close(self, seconds: float = 2.0) -> Counts:
         """Gives what waits this long to be sent; the rest is dropped and counted."""
@@ -101,17 +111,15 @@ class Tracer:
                 client = client or self._access.client(background=False, retries=0)
                 self._send(client, batch)
                 pause = self._pause
-                self._count(len(batch))
+                self._settle(sent=len(batch))
             except Exception as error:  # whatever it is: tracing fails, the flow does not
-                self._drop(len(batch), str(error) if isinstance(error, Temporary | Permanent) else type(error).__name__)
+                reason = str(error) if isinstance(error, Temporary | Permanent) else type(error).__name__
+                self._settle(dropped=len(batch), reason=reason)
+                _close(client)
+                client = None  # a key may have been changed: the next one reads it again
                 self._closing.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-            finally:
-                with self._lock:
-                    self._taken = 0
-        if client is not None:
-            with contextlib.suppress(Exception):
-                client.close(timeout=0)
+        _close(client)
 
     def _next(self) -> list[Traced]:
         """What waits, at most a batch; waits for the first. Nothing = the end."""
@@ -124,8 +132,6 @@ class Tracer:
         with contextlib.suppress(queue.Empty):
             while len(batch) < BATCH:
                 batch.append(self._queue.get_nowait())
-        with self._lock:
-            self._taken = len(batch)
         return batch
 
     def _send(self, client: Any, batch: list[Traced]) -> None:
@@ -137,14 +143,25 @@ class Tracer:
         if client.failures:
             raise self._access.as_ours("tracing actions", client.failures[-1])
 
-    def _count(self, sent: int) -> None:
+    def _settle(self, *, sent: int = 0, dropped: int = 0, reason: str = "") -> None:
+        """What waited does so no more."""
         with self._lock:
             self._sent += sent
+            self._dropped += dropped
+            self._waiting -= sent + dropped
+            self._error = reason or self._error
 
-    def _drop(self, number: int, reason: str) -> None:
+    def _drop(self, reason: str) -> None:
+        """What was never taken."""
         with self._lock:
-            self._dropped += number
+            self._dropped += 1
             self._error = reason
+
+
+def _close(client: Any) -> None:
+    if client is not None:
+        with contextlib.suppress(Exception):
+            client.close(timeout=0)
 
 
 def as_run(action: Traced, project: str) -> dict[str, Any]:

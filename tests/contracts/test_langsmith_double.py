@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -9,17 +10,19 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import zstandard
 
 from controller.clients.langsmith import LangSmith
 from controller.clients.langsmith_sdk import timed_id
-from controller.errors import Temporary
+from controller.errors import Permanent, Temporary
 from controller.testing.langsmith_api import LangSmithApi
+from controller.testing.langsmith_api.identity import TENANT
 from controller.vendors import LangSmithSpec
 
 START = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -90,11 +93,14 @@ def test_the_double_refuses_what_the_vendor_refuses(api: LangSmithApi) -> None:
     ("changes", "status", "said"),
     [
         ({}, 202, "ingested"),
-        ({"dotted_order": "20261101T120000000000Zx"}, 422, "dotted_order has the part"),
-        ({"trace_id": "00000000-0000-7000-8000-000000000000"}, 422, "must be the first id of dotted_order"),
-        ({"parent_run_id": "00000000-0000-7000-8000-000000000000"}, 422, "parent_run_id must be"),
+        ({"dotted_order": "20261101T120000000000Zx"}, 400, "dotted_order has the part"),
+        ({"trace_id": "00000000-0000-7000-8000-000000000000"}, 400, "must be the first id of dotted_order"),
+        ({"parent_run_id": "00000000-0000-7000-8000-000000000000"}, 400, "parent_run_id must be"),
         ({"run_type": "song"}, 422, "run_type"),
         ({"start_time": None}, 422, "lacks start_time"),
+        ({"name": "n" * 129}, 422, "longer than 128"),
+        ({"inputs": ["not", "a", "mapping"]}, 422, "inputs"),
+        ({"trace_id": "not-an-id"}, 422, "trace_id"),
     ],
 )
 def test_runs_must_say_where_they_stand(api: LangSmithApi, changes: dict[str, Any], status: int, said: str) -> None:
@@ -108,6 +114,79 @@ def test_runs_must_say_where_they_stand(api: LangSmithApi, changes: dict[str, An
         assert call(api, "POST", "/runs/batch", {"post": [run]})[0] == 409
         assert call(api, "PATCH", f"/runs/{run['id']}", {"outputs": {"a": 1}, "end_time": START.isoformat()})[0] == 202
         assert call(api, "GET", f"/runs/{run['id']}")[1]["outputs"] == {"a": 1}
+
+
+@pytest.mark.parametrize("missing", ["id", "trace_id", "dotted_order", "name", "run_type", "start_time"])
+@pytest.mark.parametrize("path", ["/runs/multipart", "/runs/batch"])
+def test_runs_that_lack_something_are_refused(api: LangSmithApi, path: str, missing: str) -> None:
+    run = run_of()
+    run_id = run["id"]
+    del run[missing]
+    body, kind = (
+        form({f"post.{run_id}": run}) if path == "/runs/multipart" else (json.dumps({"post": [run]}).encode(), "application/json")
+    )
+    status, said = call(api, "POST", path, body, Content_Type=kind)
+    assert status == 422
+    assert missing in json.dumps(said) or "not the object of run" in json.dumps(said)
+    assert api.tables.all("runs") == []
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(1, 202), (0, 202), (-1, 400)])
+def test_a_run_may_not_begin_before_its_parent(api: LangSmithApi, seconds: int, status: int) -> None:
+    parent, start = run_of(), START + timedelta(seconds=seconds)
+    child = run_of(id=str(uuid4()), parent_run_id=parent["id"], start_time=start.isoformat())
+    child["dotted_order"] = f"{parent['dotted_order']}.{start:%Y%m%dT%H%M%S%fZ}{child['id']}"
+    found, said = call(api, "POST", "/runs/batch", {"post": [parent, child]})
+    assert found == status
+    assert ("earlier than parent" in json.dumps(said)) == (status == 400)
+
+
+def test_one_wrong_run_takes_the_others_of_its_request_with_it(api: LangSmithApi) -> None:
+    right = run_of()
+    wrong = run_of(id=str(uuid4()))
+    body, kind = form({f"post.{right['id']}": right, f"post.{wrong['id']}": wrong})
+    assert call(api, "POST", "/runs/multipart", body, Content_Type=kind)[0] == 400
+    assert api.tables.all("runs") == []
+
+
+def test_zstd_must_be_whole(api: LangSmithApi) -> None:
+    run = run_of(inputs={"text": [str(uuid4()) for _ in range(2000)]})
+    body, kind = form({f"post.{run['id']}": run})
+    packed = zstandard.ZstdCompressor().compress(body)
+    for broken in (packed[:-20], packed[: len(packed) // 2], b"", packed[4:], body):
+        assert call(api, "POST", "/runs/multipart", broken, Content_Type=kind, Content_Encoding="zstd")[0] == 400
+    assert call(api, "POST", "/runs/multipart", packed, Content_Type=kind)[0] == 400
+    assert api.tables.all("runs") == []
+    assert call(api, "POST", "/runs/multipart", packed, Content_Type=kind, Content_Encoding="zstd")[0] == 202
+
+
+def test_too_much_at_once_is_refused_packed_or_not(api: LangSmithApi) -> None:
+    run = run_of(inputs={"text": "x" * 20_000})
+    body, kind = form({f"post.{run['id']}": run})
+    api.largest = 10_000
+    for encoding, data in (("identity", body), ("zstd", zstandard.ZstdCompressor().compress(body)), ("gzip", gzip.compress(body))):
+        assert call(api, "POST", "/runs/multipart", data, Content_Type=kind, Content_Encoding=encoding)[0] == 413
+    assert call(api, "POST", "/runs/batch", {"post": [run]})[0] == 413
+    assert api.tables.all("runs") == []
+
+
+def test_a_workspace_must_be_one_that_the_key_may_use(tmp_path: Path) -> None:
+    with LangSmithApi(keys=["own"], organisation_keys=["org"]) as api:
+        run = run_of()
+        body, kind = form({f"post.{run['id']}": run})
+        send = {"Content_Type": kind, "X_API_Key": "org"}
+        assert call(api, "POST", "/runs/multipart", body, **send) == (403, {"error": "org_scoped_key_requires_workspace"})
+        assert call(api, "POST", "/runs/multipart", body, **send, X_Tenant_Id=str(uuid4()))[0] == 403
+        assert call(api, "POST", "/runs/multipart", body, Content_Type=kind, X_API_Key="own", X_Tenant_Id="else")[0] == 403
+        assert api.tables.all("runs") == []
+        assert call(api, "POST", "/runs/multipart", body, **send, X_Tenant_Id=TENANT)[0] == 202
+        (tmp_path / "key").write_text("org")
+        spec = {"url": api.url, "api_key": "file:key"}
+        with pytest.raises(Permanent, match=r"check file:key \(spec.langsmith.apiKey\) and spec.langsmith.workspace"):
+            LangSmith(LangSmithSpec(**spec), tmp_path).push("qa", [])
+        door = LangSmith(LangSmithSpec(**spec, workspace=TENANT), tmp_path)
+        assert door.push("qa", [{"inputs": {"n": 1}, "outputs": {}}]).name == "qa"
+        door.close()
 
 
 def test_multipart_is_read_strictly(api: LangSmithApi) -> None:

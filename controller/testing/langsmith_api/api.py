@@ -13,13 +13,18 @@ from ..vendor_http import Answer, Asked, Refused
 from . import datasets, examples, feedback, ingestion, queries, sessions
 from .bodies import text
 from .identity import KEY, NAMESPACE, TENANT
+from .multipart import too_large
 
 OPEN = ("/info", "/info/health", "/ok")
 """What the vendor answers without a key."""
 
 
 class LangSmithApi(Double):
-    """`keys`: which keys it knows. `now`: its clock; every stamp it gives is later than the one before."""
+    """`keys`: which keys it knows. `now`: its clock; every stamp it gives is later than the one before.
+
+    `organisation_keys`: keys that belong to no workspace, so that a request must name one. `largest`: bytes of a request, as
+    they are and unpacked. The vendor speaks of 25 MB and publishes no number; a test may set less.
+    """
 
     name = "langsmith"
     prefixes = ("/api/v1", "/api")
@@ -30,9 +35,12 @@ class LangSmithApi(Double):
         port: int = 0,
         keys: Collection[str] = (KEY,),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        organisation_keys: Collection[str] = (),
     ) -> None:
         super().__init__(data, port)
         self.keys = frozenset(keys)
+        self.organisation_keys = frozenset(organisation_keys)
+        self.largest = 25 * 1024 * 1024
         self._now = now
         self._last = datetime.min.replace(tzinfo=UTC)
         self._clock = threading.Lock()
@@ -59,8 +67,15 @@ class LangSmithApi(Double):
         key = asked.headers.get("x-api-key") or bearer
         if not key:
             raise Refused(Answer(401, {"detail": "Authentication required"}))
-        if key not in self.keys:
+        if key not in self.keys | self.organisation_keys:
             raise Refused(Answer(401, {"detail": "Invalid token"}))
+        workspace = asked.headers.get("x-tenant-id", "")
+        if not workspace and key in self.organisation_keys:
+            raise Refused(Answer(403, {"error": "org_scoped_key_requires_workspace"}))
+        if workspace and workspace != TENANT:
+            raise Refused(Answer(403, {"error": "Forbidden"}))
+        if len(asked.body) > self.largest:
+            raise too_large(self.largest)
 
     def error(self, status: int, message: str) -> Answer:
         headers = {"Retry-After": "1"} if status == 429 else {}

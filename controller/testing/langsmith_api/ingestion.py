@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 FIELDS = ("inputs", "outputs", "events", "error", "extra", "serialized")
 """What may come as a part of its own."""
 
-_SEGMENT = re.compile(r"\d{8}T\d{6}\d{6}Z([0-9a-f-]{36})")
+LONGEST_NAME = 128
+"""Of a run, as the vendor's refusals said it."""
+
+_SEGMENT = re.compile(r"(\d{8}T\d{6}\d{6}Z)([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True)
@@ -37,28 +40,35 @@ class Operation:
 
 
 def checked(verb: str, value: dict[str, Any]) -> Operation:
-    """Raises Refused (422): a run must say where in its trace it stands."""
+    """Raises Refused: 422 for a wrong form, 400 for a run that does not say where in its trace it stands."""
     run = body(bodies.RunBody, value)
-    ids = [_segment(part) for part in run.dotted_order.split(".")]
+    places = [_segment(part) for part in run.dotted_order.split(".")]
+    ids = [run_id for _, run_id in places]
     if ids[-1] != str(run.id):
-        raise bad(f"dotted_order must end with the id of run {run.id}", 422)
+        raise bad(f"dotted_order must end with the id of run {run.id}")
     if ids[0] != str(run.trace_id):
-        raise bad(f"trace_id {run.trace_id} must be the first id of dotted_order", 422)
+        raise bad(f"trace_id {run.trace_id} must be the first id of dotted_order")
+    moments = [moment for moment, _ in places]
+    if moments != sorted(moments):  # langchain-ai/langsmith-sdk issue 2236
+        raise bad(f"dotted_order of run {run.id} has a timestamp earlier than parent timestamp")
     if verb == "post":
         parent = ids[-2] if len(ids) > 1 else None
         if (str(run.parent_run_id) if run.parent_run_id else None) != parent:
-            raise bad(f"parent_run_id must be the id before the last in dotted_order, {parent}", 422)
+            raise bad(f"parent_run_id must be the id before the last in dotted_order, {parent}")
+        if run.name is not None and len(run.name) > LONGEST_NAME:
+            raise bad(f"the name of run {run.id} is longer than {LONGEST_NAME} characters", 422)
         missing = [name for name in ("name", "run_type", "start_time") if getattr(run, name) is None]
         if missing:
             raise bad(f"run {run.id} lacks {', '.join(missing)}", 422)
     return Operation(verb, run, frozenset(value))
 
 
-def _segment(part: str) -> str:
+def _segment(part: str) -> tuple[str, str]:
+    """Time (which sorts as text) and id. Raises Refused (400)."""
     found = _SEGMENT.fullmatch(part)
     if not found:
-        raise bad(f"dotted_order has the part {part!r}; each is a time (%Y%m%dT%H%M%S%fZ) and a run's id", 422)
-    return found[1]
+        raise bad(f"dotted_order has the part {part!r}; each is a time (%Y%m%dT%H%M%S%fZ) and a run's id")
+    return found[1], found[2]
 
 
 def _keep(api: LangSmithApi, operations: list[Operation], feedback: list[bodies.FeedbackCreate]) -> Answer:
@@ -121,7 +131,7 @@ def _empty(run_id: str) -> dict[str, Any]:
 def _multipart(api: LangSmithApi, asked: Asked) -> Answer:
     runs: dict[tuple[str, str], dict[str, Any]] = {}
     feedback: list[bodies.FeedbackCreate] = []
-    for part in parts(asked, lengths=True):
+    for part in parts(asked, lengths=True, largest=api.largest):
         event, _, rest = part.name.partition(".")
         if event in ("post", "patch"):
             _gather(runs, event, rest, part)

@@ -32,14 +32,21 @@ def bad(message: str, status: int = 400) -> Refused:
     return Refused(Answer(status, {"error": message}))
 
 
-def parts(asked: Asked, lengths: bool) -> list[Part]:
-    """`lengths`: every part must say how long it is (the runs' ingestion demands it). Raises Refused (400, 422)."""
+def too_large(largest: int) -> Refused:
+    return Refused(Answer(413, {"error": f"Request Entity Too Large: more than {largest} bytes"}))
+
+
+def parts(asked: Asked, lengths: bool, largest: int = MOST_BYTES) -> list[Part]:
+    """`lengths`: every part must say how long it is (the runs' ingestion demands it). Raises Refused (400, 413, 415, 422)."""
     header = Message()
     header["Content-Type"] = asked.headers.get("content-type", "")
     boundary = header.get_param("boundary")
     if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
         raise bad("Content-Type is not multipart/form-data with a boundary")
-    pieces = (b"\r\n" + unpacked(asked)).split(b"\r\n--" + boundary.encode())
+    whole = unpacked(asked)
+    if len(whole) > largest:
+        raise too_large(largest)
+    pieces = (b"\r\n" + whole).split(b"\r\n--" + boundary.encode())
     if len(pieces) < 2 or pieces[-1].rstrip(b"\r\n") != b"--":
         raise bad("the multipart body has no end")
     return [_part(piece, lengths) for piece in pieces[1:-1]]
