@@ -32,8 +32,9 @@ from controller.pool import ThreadPool
 from controller.projections import Folds
 from controller.projections.money import MONEY, spending
 from controller.projections.past import PAST, to_past
-from controller.projections.registry import REGISTRY
+from controller.projections.registry import REGISTRY, is_agent
 from controller.reconcile import PassResult
+from controller.registry_import import Imported, import_registry
 from controller.rollback import Rollback, RolledBack
 from controller.settings import Settings
 from controller.writer import Identification
@@ -290,7 +291,11 @@ class Controller:
     def registry(self) -> Mapping[str, Mapping[str, Any]]:
         """Versions by agent, from events alone (projections/registry.py)."""
         folds = self._now()
-        return {key: folds.state(REGISTRY.name, key) for key in folds.keys(REGISTRY.name)}
+        return {key: folds.state(REGISTRY.name, key) for key in folds.keys(REGISTRY.name) if is_agent(key)}
+
+    def import_registry(self, content: bytes, source: str, by: str) -> Imported:
+        """What a registry.json of before says, as one event. Raises InvalidState with every problem."""
+        return import_registry(self.flow, content, source, by)
 
     def verify_log(self) -> int:
         """Number of events; raises LogDamaged or LogRewritten. Trusts no cache."""

@@ -267,6 +267,23 @@ TYPES: tuple[EventType, ...] = (
         {"by": "who"},
         lambda event: f"{_subject(event)}: {event.data.get('by', 'somebody')} asked for another try",
     ),
+    EventType(
+        "registry.imported",
+        1,
+        "What a registry.json of before says about versions; what a binding, a training or an evaluation says comes first.",
+        {
+            "source": "name of the file",
+            "digest": "sha256 of the file; the same file is imported once",
+            "form": "flat or per-agent",
+            "versions": "how many",
+            "agents": "history and current version, by agent",
+            "by": "who",
+        },
+        lambda event: (
+            f"imported {event.data.get('versions', 0)} versions from {event.data.get('source', 'a registry')}"
+            f" ({event.data.get('by', 'somebody')})"
+        ),
+    ),
 )
 
 BY_NAME: Mapping[str, EventType] = {kind.full: kind for kind in TYPES}
