@@ -30,7 +30,7 @@ from controller.loading import PROJECTIONS, Flow
 from controller.log import GitLog
 from controller.pool import ThreadPool
 from controller.projections import Folds
-from controller.projections.money import MONEY, spending
+from controller.projections.money import MONEY, months_until, spending
 from controller.projections.past import PAST, to_past
 from controller.projections.registry import REGISTRY, is_agent
 from controller.reconcile import PassResult
@@ -358,11 +358,11 @@ class Controller:
         loaded.branch.land(commit, loaded.commit)
         return commit, line
 
-    def costs(self, month: str = "") -> dict[str, Any]:
-        """What paid work of a month (`YYYY-MM`, UTC; default this one) has cost and reserved, in US dollars."""
-        loaded = loading.load(self.flow)
-        month = month or f"{self.flow.now():%Y-%m}"
-        return spending(month, self.flow.folds.state(MONEY.name, month), loaded.settings.spec.budget)
+    def costs(self, month: str = "", months: int = 1) -> list[dict[str, Any]]:
+        """What paid work has cost and reserved (US dollars) in the months that end with this one (`YYYY-MM`, UTC), oldest first."""
+        limits, now = loading.load(self.flow).settings.spec.budget, f"{self.flow.now():%Y-%m}"
+        asked = months_until(month or now, months)
+        return [spending(each, self.flow.folds.state(MONEY.name, each), limits) for each in asked]
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ Agents = Mapping[str, Mapping[str, Any]]
 @click.option("--compare", nargs=2, metavar="V1 V2", default=None, help="Two versions of the agent side by side.")
 @click.option("--format", "form", type=click.Choice([TABLE, FLAT, PER_AGENT]), default=TABLE, show_default=True)
 @click.option(
-    "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Replace this file as a whole (with --format)."
+    "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Replace this file with the document."
 )
 @click.option(
     "--import",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from controller.cli.text import moment, rows, short, styled, write
@@ -24,6 +24,10 @@ STYLE = {
     "retired": "dim",
     "imported": "dim",
 }
+TITLES = (
+    *("AGENT", "VERSION", "ALIAS", "STATUS", "MODEL", "ENDPOINT", "DEPLOYED", "BY"),
+    *("COMMIT", "ROLLOUT", "SCORE", "VERDICT", "COST"),
+)
 Version = Mapping[str, Any]
 
 
@@ -31,8 +35,7 @@ def table(console: Console, repository: Repository, agents: Mapping[str, Mapping
     """Newest first."""
     from controller.projections.version_views import aliases_of, cost_of, versions_of
 
-    titles = "AGENT VERSION ALIAS STATUS MODEL ENDPOINT DEPLOYED BY COMMIT ROLLOUT SCORE VERDICT COST".split()
-    lines = [[styled(title, "bold") for title in titles]]
+    lines = [[styled(title, "bold") for title in TITLES]]
     for agent, state in sorted(agents.items()):
         for each in reversed(versions_of(state)):
             score, cost, commit = each.get("evaluation_score"), cost_of(each), str(each.get("commit") or "")
@@ -221,6 +224,3 @@ def _author(repository: Repository, commit: str) -> str:
         return repository.info(commit).author
     except (TurnoutError, KeyError, ValueError):
         return "?"
-
-
-__all__: Sequence[str] = ("one", "table", "two")

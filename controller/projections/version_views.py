@@ -82,13 +82,13 @@ def version_of(agent: str, state: State, name: str) -> Entry:
 
 def cost_of(entry: Entry) -> float:
     """USD: all that trained, judged and converted it."""
-    return round(sum(entry.get("costs", {}).values()), 6)
+    return float(round(sum(entry.get("costs", {}).values()), 6))
 
 
 def rollbacks_of(entry: Entry) -> int:
     """How often an earlier version took its place again, and how often its rollout was aborted."""
-    left = sum(each.get("ended") == "rolled_back" for each in entry.get("deployments", ()))
-    return left + sum(each.get("phase") == "aborted" for each in entry.get("rollouts", ()))
+    left = [each for each in entry.get("deployments", ()) if each.get("ended") == "rolled_back"]
+    return len(left) + len([each for each in entry.get("rollouts", ()) if each.get("phase") == "aborted"])
 
 
 def whole(state: State, entry: Entry) -> dict[str, Any]:
