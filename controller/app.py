@@ -314,6 +314,12 @@ class Controller:
             for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)
         ]
 
+    def lineage(self) -> list[dict[str, Any]]:
+        """The whole log as OpenLineage run events (projections/lineage.py)."""
+        from controller.projections.lineage import run_events
+
+        return list(run_events(self.events(), self.environment))
+
     # -- changing ------------------------------------------------------------------------------------------------
 
     def settle(self, tell: Callable[[Event], None] = lambda event: None) -> PassResult:
