@@ -50,7 +50,7 @@ def table(console: Console, repository: Repository, agents: Mapping[str, Mapping
                 (_author(repository, commit), ""),
                 (short(commit), "dim"),
                 (str(each.get("rollout") or ""), ""),
-                ("" if score is None else f"{score:g}", ""),
+                ("" if score is None else f"{score:.3g}", ""),
                 (str(each.get("verdict") or ""), ""),
                 (f"{cost:.2f}" if cost else "", ""),
             )
@@ -90,10 +90,12 @@ def two(console: Console, both: Mapping[str, Any]) -> None:
     for name in dict.fromkeys((*mine, *theirs)):
         lines.append(_pair(name, mine.get(name, ""), theirs.get(name, "")))
     write(console, styled(str(both["agent"]), "bold"))
-    rows(console, [line for line in lines if any(line[1:])], indent=2)
+    rows(console, [line for line in lines if line], indent=2)
 
 
 def _pair(title: str, left: str, right: str) -> list[Any]:
+    if not left and not right:
+        return []
     style = "" if left == right else "yellow"
     return [styled(title, "dim"), styled(left or "-", style), styled(right or "-", style)]
 

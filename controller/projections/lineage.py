@@ -7,6 +7,7 @@ asked for is the run of the job `desired-state` with the id of that commit. Face
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -155,7 +156,9 @@ class Lineage:
         if message:
             facets["errorMessage"] = _facet("errorMessage", message=message[:MOST_TEXT], programmingLanguage="Python")
         what = run.subject.partition("/")[0]
-        job_type = _facet("jobType", processingType="BATCH", integration="TURNOUT", jobType=what.upper().replace("-", "_"))
+        job_type = _facet(
+            "jobType", processingType="BATCH", integration="TURNOUT", jobType=re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", what).upper()
+        )
         return {
             "eventType": kind,
             "eventTime": event.time,

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.projections.lineage import PARENT, RunEvent
+from controller.projections.lineage_data import OURS
 
 Key = tuple[str, str]
-ENDED = frozenset({"COMPLETE", "FAIL", "ABORT"})
+DECISIONS = frozenset({"rollouts", "evaluations", "agents"})
+"""Datasets that say no more than the run that made them: a tree shows the run alone."""
+MOST_TEXT = 200  # of what a run says of itself
 
 
 @dataclass(slots=True)
@@ -116,16 +119,22 @@ class Graph:
             return
         seen.add(node.id)
         for key, version in (node.inputs if up else node.outputs).items():
-            beyond = self._next(node, key, up)
-            yield Line(depth + 1, "data", shown(key, version))
-            for each in beyond:
-                yield from self._walk(each, depth + 2, seen, up=up)
+            decided = key[0] == OURS and key[1].partition("/")[0] in DECISIONS
+            if not decided:
+                yield Line(depth + 1, "data", shown(key, version))
+            for each in self._next(node, key, up):
+                yield from self._walk(each, depth + (1 if decided else 2), seen, up=up)
 
 
 def _told(node: Node) -> str:
-    reason, cost = str(node.told.get("reason", "")), node.told.get("costUsd")
-    paid = f" ({cost:.2f} USD)" if isinstance(cost, int | float) and cost else ""
+    reason, cost = clipped(str(node.told.get("reason", ""))), node.told.get("costUsd")
+    paid = f" ({cost:.2f} USD)" if isinstance(cost, int | float) and cost and "USD" not in reason else ""
     return f"{node.job}: {reason}{paid}" if reason else f"{node.job}{paid}"
+
+
+def clipped(text: str) -> str:
+    """The first sentences that fit."""
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT].rpartition(" ")[0] + " ..."
 
 
 def shown(key: Key, version: str) -> str:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from controller.events import Event
+from controller.judgement.rules import Rules
 
 FILES_KEPT = 50
 MEASURES_KEPT = 40
@@ -94,8 +95,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         scores[str(each.get("measure", ""))[:TEXT_KEPT]] = {**kept, "state": each.get("state", "")}
     answers = [each for each in _sequence(report.get("answers")) if isinstance(each, Mapping) and each.get("side") == "candidate"]
     seconds = [value for each in answers if not each.get("error") and (value := _number(each.get("seconds"))) is not None]
-    rules = _mapping(verdict.get("rules"))
-    alpha = _number(rules.get("alpha"))
+    rules = verdict.get("rules")
+    alpha = _number(rules.get("alpha", Rules().alpha)) if isinstance(rules, Mapping) else None  # defaults are left out
     return {
         "scores": scores,
         "confidence": None if alpha is None else round(1 - 2 * alpha, 6),

@@ -142,7 +142,12 @@ def _reasons(walk: Walk, after: Mapping[str, Any]) -> Iterator[Link]:
     for subject in dict.fromkeys((str(walk.address), *(event.subject for _, event in found))):
         if subject in walk.approved:
             event = walk.approved[subject]
-            yield "approval", f"{event.subject}: {sentence(event)}", str(event.data.get("commit") or ""), event.sequence
+            yield (
+                "approval",
+                f"{event.subject}: {sentence(event).partition(': ')[2]}",
+                str(event.data.get("commit") or ""),
+                event.sequence,
+            )
 
 
 def _told(role: str, event: Event) -> str:
