@@ -165,7 +165,7 @@ class Lineage:
             "producer": PRODUCER,
             "schemaURL": SCHEMA,
             "run": {"runId": run.id, "facets": facets},
-            "job": {"namespace": self.namespace, "name": run.subject, "facets": {"jobType": job_type}},
+            "job": {"namespace": self.namespace, "name": run.subject, "facets": job_facets},
             "inputs": [_dataset(each) for each in inputs],
             "outputs": [_output(each, done=kind == "COMPLETE") for each in outputs],
         }

@@ -195,6 +195,7 @@ def _trained(states: States, event: Event, after: Mapping[str, Any] | None) -> t
     key, entry = _version(states[agent], {"version": after["version"], "model": repo}, event.sequence)
     _index(states, RUNS, event.subject, agent, key, event.sequence)
     _paid(entry, event)
+    entry.setdefault("commit", event.statecommit)
     if phase == "succeeded":
         entry.update(facts.trained(event, after))
         entry["status"] = "trained" if entry["status"] in UNTRAINED | FOUND else entry["status"]
@@ -203,7 +204,6 @@ def _trained(states: States, event: Event, after: Mapping[str, Any] | None) -> t
             return agent, RUNS, REPOS
     elif entry["status"] in UNTRAINED:
         entry.update(status=phase if phase in ("failed", "cancelled") else "training", training=facts.name_of(event))
-    entry.setdefault("commit", event.statecommit)
     return agent, RUNS
 
 
