@@ -59,6 +59,7 @@ class Lineage:
     open: dict[str, Run] = field(default_factory=dict)
     known: Known = field(default_factory=Known)
     log_id: str = ""
+    planned: set[str] = field(default_factory=set)
 
     @property
     def namespace(self) -> str:
@@ -89,6 +90,9 @@ class Lineage:
     # -- the life of a run ---------------------------------------------------------------------------------------
 
     def _planned(self, event: Event) -> list[RunEvent]:
+        if event.statecommit in self.planned:
+            return []  # a commit that came back
+        self.planned.add(event.statecommit)
         run = Run(self._id(f"commit {event.statecommit}"), PARENT, event.time, {}, {}, event.statecommit, "")
         run.reason = str(event.data.get("summary") or "")
         return [self._event(event, run, kind) for kind in ("START", "COMPLETE")]
@@ -156,9 +160,8 @@ class Lineage:
         if message:
             facets["errorMessage"] = _facet("errorMessage", message=message[:MOST_TEXT], programmingLanguage="Python")
         what = run.subject.partition("/")[0]
-        job_type = _facet(
-            "jobType", processingType="BATCH", integration="TURNOUT", jobType=re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", what).upper()
-        )
+        job_type = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", what).upper()
+        job_facets = {"jobType": _facet("jobType", processingType="BATCH", integration="TURNOUT", jobType=job_type)}
         return {
             "eventType": kind,
             "eventTime": event.time,

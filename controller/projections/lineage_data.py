@@ -97,7 +97,8 @@ def _conversion(name: str, after: State, spec: State, known: Known) -> Sides:
     training, repo = str(source.get("training") or ""), str(source.get("repo") or "")
     read = known.trainings.get(training) if training else _hub(repo, str(source.get("revision") or ""), known)
     read = read or (Data(OURS, f"artefacts/{training}") if training else None)
-    files = [each for each in after.get("files") or () if isinstance(each, Mapping)]
+    given = after.get("files")
+    files = [each for each in given if isinstance(each, Mapping)] if isinstance(given, list | tuple) else []
     told = [{key: each.get(key) for key in ("name", "quantization", "bytes", "sha256") if each.get(key)} for each in files]
     facets = {"turnout_files": {"files": told}} if told else {}
     target = str(after.get("repo") or "")

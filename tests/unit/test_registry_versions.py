@@ -198,7 +198,10 @@ def test_an_endpoint_that_moves_is_a_deployment_and_no_rollback() -> None:
     story.bind("v1", endpoint="huggingface")
     story.bind("v1", endpoint="huggingface", fallbacks=["cicd"])
     found = story.version("v1")
-    assert [(each["endpoint"], each.get("ended")) for each in found["deployments"]] == [("openrouter", "moved"), ("huggingface", None)]
+    assert [(each["endpoint"], each.get("ended")) for each in found["deployments"]] == [
+        ("openrouter", "moved"),
+        ("huggingface", None),
+    ]
     assert (found["status"], found["rollbacks"], aliases(story.state)) == ("deployed", 0, {"champion": "v1"})
 
 
@@ -219,7 +222,11 @@ def test_aborted_cancelled_and_superseded_rollouts_are_history() -> None:
         story.roll(version, phase)
         assert story.version(version)["status"] == phase
     story.roll("v5", "progressing")
-    before = {"binding": AGENT, "phase": "progressing", "candidate": {"model": "acme/docs", "endpoint": "huggingface", "version": "v5"}}
+    before = {
+        "binding": AGENT,
+        "phase": "progressing",
+        "candidate": {"model": "acme/docs", "endpoint": "huggingface", "version": "v5"},
+    }
     story.add("action.started", "Rollout/r-v5", action="delete", intent="x", before=before, after=None)
     story.done("Rollout/r-v5", None, "delete", ends="cancelled")
     assert story.version("v5")["status"] == "cancelled"
@@ -347,7 +354,8 @@ def test_the_figures_of_a_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "expected"), [(0.56, 0.5, "+12%"), (0.5, 0.5, "+0%"), (0.4375, 0.5, "-12.5%"), (0.1, 0, None), (None, 1, None)]
+    ("mine", "theirs", "expected"),
+    [(0.56, 0.5, "+12%"), (0.5, 0.5, "+0%"), (0.4375, 0.5, "-12.5%"), (0.1, 0, None), (None, 1, None)],
 )
 def test_improvement_is_said_as_registries_say_it(mine: float | None, theirs: float, expected: str | None) -> None:
     assert improvement(mine, theirs) == expected
