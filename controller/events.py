@@ -106,6 +106,12 @@ def _condition(event: Event) -> str:
     return f"{_subject(event)}: {event.data.get('reason', event.data.get('code', ''))}"
 
 
+def _imported(event: Event) -> str:
+    count = event.data.get("versions", 0)
+    what = f"{count} version{'' if count == 1 else 's'}"
+    return f"imported {what} from {event.data.get('source', 'a registry')} ({event.data.get('by', 'somebody')})"
+
+
 _ACTION = {
     "action": "create, update, replace, delete, run or step",
     "intent": "key of the intent; the same over every retry",
@@ -279,10 +285,7 @@ TYPES: tuple[EventType, ...] = (
             "agents": "history and current version, by agent",
             "by": "who",
         },
-        lambda event: (
-            f"imported {event.data.get('versions', 0)} versions from {event.data.get('source', 'a registry')}"
-            f" ({event.data.get('by', 'somebody')})"
-        ),
+        _imported,
     ),
 )
 

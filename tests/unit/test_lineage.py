@@ -193,24 +193,19 @@ def test_the_clients_own_models_take_every_event() -> None:
 
     for event in run_events(story(), "local"):
         run, job = event["run"], event["job"]
-        sides = {
-            "inputs": [
-                client.InputDataset(each["namespace"], each["name"], facets=made(each["facets"])) for each in event["inputs"]
-            ],
-            "outputs": [
-                client.OutputDataset(
-                    each["namespace"], each["name"], made(each.get("outputFacets", {})), facets=made(each["facets"])
-                )
-                for each in event["outputs"]
-            ],
-        }
+        inputs = [client.InputDataset(one["namespace"], one["name"], facets=made(one["facets"])) for one in event["inputs"]]
+        outputs = [
+            client.OutputDataset(one["namespace"], one["name"], made(one.get("outputFacets", {})), facets=made(one["facets"]))
+            for one in event["outputs"]
+        ]
         taken = client.RunEvent(
             eventType=client.RunState(event["eventType"]),
             eventTime=event["eventTime"],
             run=client.Run(run["runId"], made(run["facets"])),
             job=client.Job(job["namespace"], job["name"], made(job["facets"])),
             producer=event["producer"],
-            **sides,
+            inputs=inputs,
+            outputs=outputs,
         )
         assert taken.schemaURL == event["schemaURL"]
 
