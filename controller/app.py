@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -319,6 +319,12 @@ class Controller:
         from controller.projections.lineage import run_events
 
         return list(run_events(self.events(), self.environment))
+
+    def send_lineage(self, lines: Sequence[bytes], url: str) -> None:
+        """Run events as JSON to an OpenLineage server; `$OPENLINEAGE_API_KEY` goes along. Raises TurnoutError."""
+        from controller.clients.openlineage import post
+
+        post(url, lines, os.environ.get("OPENLINEAGE_API_KEY", ""))
 
     # -- changing ------------------------------------------------------------------------------------------------
 

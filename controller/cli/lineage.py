@@ -30,9 +30,10 @@ ENDS = {"START": "running", "RUNNING": "running", "FAIL": "failed", "ABORT": "ab
     type=click.Path(path_type=Path, dir_okay=False),
     help="Replace this file with the OpenLineage events, one a line.",
 )
+@click.option("--post", "url", metavar="URL", default="", help="Send the OpenLineage events to this server.")
 @options
 @pass_call
-def command(call: Call, name: str, form: str, output: Path | None) -> int:
+def command(call: Call, name: str, form: str, output: Path | None, url: str) -> int:
     """Show what came before and after a resource: data set, training, artefact, evaluation, rollout, binding.
 
     Without NAME: of every binding; with --format openlineage: everything, as run events of OpenLineage (one JSON object a line).
@@ -45,14 +46,20 @@ def command(call: Call, name: str, form: str, output: Path | None) -> int:
         start = _start(graph, str(controller.address(name))) if name else None
         if not name and not events:
             controller.addresses()  # tells a wrong name of the environment
-    if start is not None:
-        wanted = graph.connected(start)
-        events = [event for event in events if event["run"]["runId"] in wanted]
+        if start is not None:
+            wanted = graph.connected(start)
+            events = [event for event in events if event["run"]["runId"] in wanted]
+        if url:
+            controller.send_lineage([_line(event).encode() for event in events], url)
+    if url:
+        click.echo(f"sent {len(events)} events", err=True)
     if output is not None:
         from controller.cli.output import replace
 
         replace(output, "".join(f"{_line(event)}\n" for event in events).encode())
         click.echo(f"wrote {len(events)} events to {output}", err=True)
+    elif url:
+        pass
     elif form == "openlineage":
         for event in events:
             click.echo(_line(event))

@@ -24,8 +24,8 @@ RUNS, REPOS, IMPORTS = "/runs", "/repos", "/imports"
 """States that are no agent's (no agent has a slash): which version a run or a repository is about; what was imported."""
 
 UNTRAINED = frozenset({"known", "training", "failed", "cancelled"})
-"""States of a version that a training changes; a successful one also ends the two below."""
-FOUND = frozenset({"imported", "evaluated"})
+"""States of a version that a training changes; a successful one also ends those below."""
+FOUND = frozenset({"imported", "evaluated", "converted"})
 
 Step = Callable[[States, Event, Mapping[str, Any] | None], tuple[str, ...]]
 
@@ -46,7 +46,7 @@ def _version(state: dict[str, Any], target: Mapping[str, Any], sequence: int) ->
     if key not in versions:
         same = [each for each in versions if _is(versions[each], version, model)]
         if same:
-            key = max(same, key=lambda each: int(versions[each]["touched"]))
+            key = max(same, key=lambda each: (int(versions[each]["touched"]), each))
         else:
             _forget(state, versions)
             versions[key] = {"version": version, "model": "", "endpoint": "", "status": "known"}
@@ -68,7 +68,7 @@ def _forget(state: Mapping[str, Any], versions: dict[str, dict[str, Any]]) -> No
     if len(versions) < 2 * HISTORY_KEPT:
         return
     needed = {state.get("current"), *[key for key in versions if versions[key]["status"] in ("canary", "promoted")]}
-    oldest = sorted(versions, key=lambda each: int(versions[each]["touched"]))
+    oldest = sorted(versions, key=lambda each: (int(versions[each]["touched"]), int(versions[each].get("order", 0)), each))
     for gone in [key for key in oldest if key not in needed][:HISTORY_KEPT]:
         del versions[gone]
 
@@ -83,7 +83,7 @@ def _index(states: States, kind: str, name: str, agent: str, key: str, sequence:
     index = states[kind]
     index[name] = [agent, key, sequence]
     if len(index) > 2 * INDEX_KEPT:
-        for gone in sorted(index, key=lambda each: int(index[each][2]))[:INDEX_KEPT]:
+        for gone in sorted(index, key=lambda each: (int(index[each][2]), each))[:INDEX_KEPT]:
             del index[gone]
 
 
@@ -228,8 +228,7 @@ def _judged(states: States, event: Event, after: Mapping[str, Any] | None) -> tu
         entry.update(judged)
         kept = {"name": judged["evaluation"], "at": event.time, "verdict": judged["verdict"], "score": judged["evaluation_score"]}
         _keep(entry.setdefault("evaluations", []), kept, EVALUATIONS_KEPT)
-    if entry["status"] == "known":
-        entry["status"] = "evaluated"
+        entry["status"] = "evaluated" if entry["status"] in ("known", "converted") else entry["status"]
     return agent, RUNS
 
 
@@ -248,15 +247,20 @@ def _reported(states: States, event: Event, after: Any, evidence: Mapping[str, A
 def _converted(states: States, event: Event, after: Mapping[str, Any] | None) -> tuple[str, ...]:
     if after is None:
         return ()
-    source = after.get("source")
-    source = source if isinstance(source, Mapping) else {}
+    given = after.get("source")
+    source: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     found = _indexed(states, RUNS, f"TrainingRequest/{source.get('training')}") or _indexed(states, REPOS, str(source.get("repo")))
+    if found is None and after.get("phase") == "succeeded" and after.get("agent") and after.get("version"):
+        agent = str(after["agent"])  # of a model that nobody trained here
+        target = {"version": after["version"], "model": source.get("repo")}
+        found = agent, _version(states[agent], target, event.sequence)[1]
     if found is None:
-        return ()  # of a model that is no agent's
+        return ()
     agent, entry = found
     _paid(entry, event)
     if after.get("phase") == "succeeded":
         entry.update(facts.converted(event, after))
+        entry["status"] = "converted" if entry["status"] == "known" else entry["status"]
         repo = after.get("repo")
         if repo and repo not in entry.setdefault("repos", []):
             _keep(entry["repos"], str(repo), DEPLOYMENTS_KEPT)

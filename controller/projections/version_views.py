@@ -13,6 +13,7 @@ from controller.errors import NotFound, TurnoutError, listed, nearest
 State = Mapping[str, Any]
 Entry = Mapping[str, Any]
 PROVEN = ("deploy", "deploy_canary")
+UNTRIED = ("trained", "evaluated", "imported", "converted")
 SCORES = ("accuracy", "baseline_improvement", "avg_latency_ms", "cost_per_1k")
 ALIASES = ("champion", "candidate", "previous")
 HIDDEN = frozenset({"touched", "order", "flat", "only_current", "repos", "event"})
@@ -37,7 +38,7 @@ def _keys(state: State) -> dict[str, str]:
         status, verdict = versions[key]["status"], versions[key].get("verdict")
         if status == "deployed":
             out["champion"] = key
-        elif status in ("trained", "evaluated") and verdict in PROVEN:
+        elif status in UNTRIED and verdict in PROVEN:
             out["candidate"] = key
     for key in ordered:  # what is being tried comes before what might be
         if versions[key]["status"] in ("canary", "promoted"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +336,65 @@ def test_looking_at_versions_changes_nothing(proven: Place, command: list[str]) 
     before = proven.git("for-each-ref"), proven.git("status", "--porcelain")
     assert proven(*command).code == 0
     assert (proven.git("for-each-ref"), proven.git("status", "--porcelain")) == before
+
+
+# -- an OpenLineage server -------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Takes events on loopback until it has `most`, then refuses."""
+
+    def __init__(self, most: int) -> None:
+        taken: list[tuple[str, str, dict[str, Any]]] = []
+
+        class Answers(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                good = len(taken) < most
+                if good:
+                    taken.append((self.path, self.headers.get("Authorization", ""), json.loads(body)))
+                self.send_response(201 if good else 422)
+                self.end_headers()
+                self.wfile.write(b"" if good else b"no more \x1b[31m")
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.taken = taken
+        self.http = HTTPServer(("127.0.0.1", 0), Answers)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever)
+
+    def __enter__(self) -> Server:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/api/v1/lineage"])
+def test_lineage_is_sent_to_a_server(proven: Place, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", "k-1")
+    with Server(1000) as server:
+        result = proven("lineage", "--post", server.url + path)
+    assert (result.code, result.out) == (0, "")
+    assert [event for _, _, event in server.taken] == proven("lineage", "--format", "openlineage").lines
+    assert {(where, key) for where, key, _ in server.taken} == {("/api/v1/lineage", "Bearer k-1")}
+
+
+def test_a_server_that_refuses_or_is_not_there_is_told(proven: Place) -> None:
+    with Server(2) as server:
+        result = proven("lineage", "--post", server.url)
+    assert result.code == 1
+    assert "answered 422 to event 3 of" in result.err
+    assert "2 were sent" in result.err
+    assert "\x1b" not in result.err
+    assert "could not be asked for event 1" in proven("lineage", "--post", server.url).err
+    for wrong in ("ftp://x", "marquez:5000", "http://", "http://me:secret@host"):
+        result = proven("lineage", "--post", wrong)
+        assert result.code == 1
+        assert "is not the address" in result.err
+        assert "secret" not in result.err

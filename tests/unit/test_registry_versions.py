@@ -283,9 +283,22 @@ def test_conversions_are_found_by_training_and_by_repository() -> None:
     assert found["files"] == [{"name": "docs-Q4_K_M.gguf", "quantization": "Q4_K_M", "bytes": 900, "sha256": "a" * 64}]
     story.done("Conversion/two", {"phase": "succeeded", "source": {"repo": "acme/docs", "revision": "main"}, "cost_usd": 0.5})
     assert (story.version("v2")["conversion"], story.version("v2")["costs"]["Conversion/two"]) == ("two", 0.5)
+    other = {
+        "agent": AGENT,
+        "version": "v0.1.0",
+        "source": {"repo": "Qwen/Coder", "revision": "r"},
+        "files": files,
+        "repo": "acme/q",
+    }
+    story.done("Conversion/other", {"phase": "queued", **other}, running=True)
+    assert len(versions_of(story.state)) == 1
+    story.done("Conversion/other", {"phase": "succeeded", **other})
+    assert [(each["version"], each["status"]) for each in versions_of(story.state)][-1] == ("v0.1.0", "converted")
     story.done("Conversion/three", {"phase": "succeeded", "source": {"repo": "nobody/knows"}, "files": files})
     story.bind("v2", model="acme/docs-GGUF", endpoint="pool")
-    assert [(each["version"], each["status"]) for each in versions_of(story.state)] == [("v2", "deployed")]
+    assert sorted(story.labels()) == [("v0.1.0", "converted"), ("v2", "deployed")]
+    story.bind("v0.1.0", model="acme/q", endpoint="pool")
+    assert sorted(story.labels()) == [("v0.1.0", "deployed"), ("v2", "retired")]
     assert [key for key in story.states if is_agent(key)] == [AGENT]
 
 
