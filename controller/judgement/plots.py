@@ -14,6 +14,7 @@ from controller.judgement.words import change, figure, label
 WIDTH = 720
 LEFT, RIGHT = 190, 130
 LOOKS = 6  # of stacked bars, in the style sheet
+MOST_LABEL = 26  # characters that fit left of a bar
 MOST_STEPS = 400  # points of a curve; more cannot be seen
 
 
@@ -115,7 +116,8 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], groups: Sequence[str],
     body = []
     for place, (label_, values) in enumerate(rows):
         y, at = high * place + 6, 0.0
-        body.append(f'<text x="{LEFT - 10}" y="{y + 12}" text-anchor="end">{page(label_, 40)}</text>')
+        short = label_ if len(label_) <= MOST_LABEL else f"{label_[: MOST_LABEL - 1]}…"
+        body.append(f'<text x="{LEFT - 10}" y="{y + 12}" text-anchor="end">{page(short)}<title>{page(label_)}</title></text>')
         for number, group in enumerate(groups):
             value = values.get(group, 0.0)
             if value > 0:

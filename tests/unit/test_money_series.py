@@ -130,3 +130,5 @@ def test_bars_are_as_long_as_what_they_say() -> None:
     widths = [float(each) for each in re.findall(r'<rect class="g\d"[^>]* width="([\d.]+)" height="16"', plot)]
     assert widths == pytest.approx([300, 100, 200], abs=0.2)
     assert bars([], [], "T", "USD") == ""
+    long = bars([("TrainingRequest/" + "x" * 60, {"x": 1.0})], ["x"], "T", "USD")
+    assert f">TrainingRequest/{'x' * 9}…<title>TrainingRequest/{'x' * 60}</title>" in long
