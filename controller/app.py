@@ -370,8 +370,12 @@ class Controller:
         loaded.branch.land(commit, loaded.commit)
         return commit, line
 
-    def costs(self, month: str = "", months: int = 1) -> list[dict[str, Any]]:
-        """What paid work has cost and reserved (US dollars) in the months that end with this one (`YYYY-MM`, UTC), oldest first."""
+    def costs(self, month: str = "") -> dict[str, Any]:
+        """What paid work of a month (`YYYY-MM`, UTC; default this one) has cost and reserved, in US dollars."""
+        return self.costs_of_months(month, 1)[0]
+
+    def costs_of_months(self, month: str, months: int) -> list[dict[str, Any]]:
+        """`costs` of the months that end with this one, oldest first. Raises ValueError for what is no month."""
         limits, now = loading.load(self.flow).settings.spec.budget, f"{self.flow.now():%Y-%m}"
         asked = months_until(month or now, months)
         return [spending(each, self.flow.folds.state(MONEY.name, each), limits) for each in asked]

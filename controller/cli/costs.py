@@ -44,7 +44,7 @@ def command(call: Call, month: str, months: int, by: str | None, plot: bool, pag
     except ValueError:
         raise click.UsageError(f"--month: {month!r} is not a month; write it like 2026-11") from None
     with call.controller() as controller, call.busy("reading the log"):
-        found = controller.costs(month, months)
+        found = controller.costs_of_months(month, months)
     if page is not None:
         from controller.cli.costs_page import html_page
         from controller.cli.output import replace
