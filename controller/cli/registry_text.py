@@ -105,6 +105,8 @@ def _pair(title: str, left: str, right: str) -> list[Any]:
 
 def _facts(version: Version) -> list[tuple[str, str]]:
     """Title and text of everything that is one value."""
+    from controller.projections.version_facts import shortened
+
     get = version.get
     scores = get("eval_scores") or {}
     latency, per_1k = scores.get("avg_latency_ms"), scores.get("cost_per_1k")
@@ -117,7 +119,7 @@ def _facts(version: Version) -> list[tuple[str, str]]:
         ("endpoint", str(get("endpoint") or "")),
         ("base model", _at(get("base_model"), get("base_revision"))),
         ("method", str(get("training_method") or "")),
-        ("data set", f"{get('training_dataset')}{size}" if get("training_dataset") else ""),
+        ("data set", f"{shortened(get('training_dataset'))}{size}" if get("training_dataset") else ""),
         ("data digest", str(dataset.get("digest") or "")),
         ("training", str(get("training") or "")),
         ("trained", _when(get("trained_at"))),

@@ -148,10 +148,11 @@ def _leave(entry: dict[str, Any], event: Event, how: str, to: str) -> None:
 
 
 def _tried(states: States, event: Event, after: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if after is None or not isinstance(after.get("candidate"), Mapping) or "binding" not in after:
+    candidate = after.get("candidate") if after is not None else None
+    if after is None or not isinstance(candidate, Mapping) or not candidate.get("version") or "binding" not in after:
         return ()
     agent, phase = str(after["binding"]), str(after.get("phase", ""))
-    _, entry = _version(states[agent], after["candidate"], event.sequence)
+    _, entry = _version(states[agent], candidate, event.sequence)
     name, runs = facts.name_of(event), entry.setdefault("rollouts", [])
     run = next((each for each in runs if each["name"] == name), None)
     if run is None:
@@ -162,7 +163,7 @@ def _tried(states: States, event: Event, after: Mapping[str, Any] | None) -> tup
         if phase != "progressing":
             run.update(until=event.time, ended_event=event.id, said=str(after.get("verdict") or "")[: facts.TEXT_KEPT])
     entry["rollout"] = name
-    entry["endpoint"] = entry["endpoint"] or str(after["candidate"].get("endpoint", ""))
+    entry["endpoint"] = entry["endpoint"] or str(candidate.get("endpoint", ""))
     if after.get("settled"):  # what git says counts again; whether it is this version, its binding has told
         entry["status"] = "superseded" if entry["status"] == "promoted" else entry["status"]
     elif entry["status"] != "deployed":

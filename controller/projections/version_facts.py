@@ -6,6 +6,7 @@ bounded; the fold only decides which version they belong to.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -44,6 +45,11 @@ def dataset_label(dataset: Mapping[str, Any]) -> str:
     label = source if isinstance(source, str) else ", ".join(str(each) for each in source)
     revision = dataset.get("revision")
     return f"{label}@{revision}" if label and revision and "@" not in label else label
+
+
+def shortened(label: str) -> str:
+    """For people: of a commit, an object id or a digest the first twelve digits."""
+    return re.sub(r"@([0-9a-f]{12})[0-9a-f]{8,}", r"@\1", label)
 
 
 def evaluated(event: Event, after: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from controller.address import Address
 from controller.clients.git import Repository
 from controller.errors import NotFound
 from controller.events import Event, sentence
-from controller.projections.version_facts import cost_of, dataset_label
+from controller.projections.version_facts import cost_of, dataset_label, shortened
 
 Link = tuple[str, str, str, int]
 """(what, sentence, commit, sequence)"""
@@ -158,7 +158,7 @@ def _told(role: str, event: Event) -> str:
         return f"{name}: {after['verdict']}{_score(after)} on {after.get('dataset') or 'its data set'}{paid}"
     if role == "training":
         base = f"{after.get('base_model') or 'its base model'}{_at(after.get('base_revision'))}"
-        data = dataset_label(_mapping(after.get("dataset"))) or "its data set"
+        data = shortened(dataset_label(_mapping(after.get("dataset")))) or "its data set"
         result = f", result {after['result']}" if after.get("result") else ""
         where = f" at {after['repo']}{_at(after.get('revision'))}" if after.get("repo") else ""
         return f"{name}: {after['method']} of {base} on {data}{paid}{result}{where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from controller.testing.evaluations import EvaluationsDouble
 from controller.testing.simulation import BOB, ENVIRONMENT, Simulation, binding, incremental
 
 FILES = {
+    "data.jsonl": "".join(f'{{"inputs": {{"task": "t{n}"}}, "outputs": {{"code": "x = {n}"}}}}\n' for n in range(200)),
+    "datasets/docs.jsonl": '{"inputs": {"task": "1"}, "outputs": {"answer": "1"}}\n',
     "state/trainings/docs-v2.yaml": """\
 apiVersion: turnout/v1
 kind: TrainingRequest
@@ -139,8 +142,7 @@ def report_of(order: Mapping[str, Any], verdicts: Mapping[str, str]) -> dict[str
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulation:
     """The chain, carried out to the promotion."""
     monkeypatch.setattr(evaluations, "result_of", report_of)
-    rows = b"".join(f'{{"inputs": {{"task": "t{n}"}}, "outputs": {{"code": "x = {n}"}}}}\n'.encode() for n in range(200))
-    datasets = Datasets(tmp_path / "rows", _nobody, _nobody, lambda paths: ("r1", [rows for _ in paths]))
+    datasets = Datasets(tmp_path / "rows", _nobody, _nobody, _content)
     doors: dict[str, Any] = {"training": Backends({"hf_jobs": Vendor()}, TrainingDefaults()), "datasets": datasets}
     sim = Simulation(tmp_path, doors=doors)
     sim.doors["evaluations"] = EvaluationsDouble(lambda: sim.time.timestamp(), sim.faults)
@@ -159,6 +161,11 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulation:
     return sim
 
 
+def _content(path: Any, found: str = "") -> Any:
+    """Of a file, by path and object; or of several at one revision."""
+    return FILES[path].encode() if found else ("r1", [FILES[each].encode() for each in path])
+
+
 def _nobody() -> Any:
     raise AssertionError("nobody asks it here")
 
@@ -174,7 +181,7 @@ def test_the_registry_tells_one_version_from_the_data_to_the_traffic(told: Simul
     new = whole(state, version_of("docs", state, "champion"))
     assert (new["base_model"], new["training_method"], new["training"]) == ("acme/small-1B", "sft", "docs-v2")
     assert (new["hub_repo"], new["hub_revision"], new["result"]) == ("acme/docs-v2", "c" * 40, "d1")
-    assert new["training_dataset"] == "data.jsonl@r1"
+    assert new["training_dataset"] == f"data.jsonl@{new['dataset']['revision']}"
     assert new["dataset"]["rows"] == 200
     assert new["metrics"]["after"] == {"loss": 1.0}
     assert (new["evaluation"], new["verdict"], new["compared_with"]) == ("docs-v2", "deploy_canary", "acme/model v1.0.0")
@@ -246,7 +253,8 @@ def test_lineage_leads_from_the_binding_to_the_rows_and_back(told: Simulation) -
     up = [line.text.partition(":")[0] for line in graph.upstream(start) if line.what == "run"]
     assert up[:4] == ["ModelBinding/docs", "Rollout/docs-v2", "Evaluation/docs-v2", "TrainingRequest/docs-v2"]
     data = {line.text for line in graph.upstream(start) if line.what == "data"}
-    assert {"git:data.jsonl@r1", "https://huggingface.co/acme/small-1B", "git:datasets/docs.jsonl"} <= data
+    assert {"https://huggingface.co/acme/small-1B", "git:datasets/docs.jsonl"} <= data
+    assert any(re.fullmatch(r"git:data.jsonl@\w{2,12}", each) for each in data)
     assert "https://huggingface.co/acme/docs-v2@cccccccccccc" in data
     training = graph.newest("TrainingRequest/docs-v2")
     assert training is not None
