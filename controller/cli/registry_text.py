@@ -119,7 +119,7 @@ def _facts(version: Version) -> list[tuple[str, str]]:
         ("endpoint", str(get("endpoint") or "")),
         ("base model", _at(get("base_model"), get("base_revision"))),
         ("method", str(get("training_method") or "")),
-        ("data set", f"{shortened(get('training_dataset'))}{size}" if get("training_dataset") else ""),
+        ("data set", f"{shortened(str(get('training_dataset')))}{size}" if get("training_dataset") else ""),
         ("data digest", str(dataset.get("digest") or "")),
         ("training", str(get("training") or "")),
         ("trained", _when(get("trained_at"))),

@@ -240,7 +240,8 @@ def test_why_tells_the_verdict_the_training_and_who_approved(told: Simulation) -
     of = {what: text for what, text, _, _ in reversed(links)}
     assert of["evaluation"].startswith("docs-v2: deploy_canary, score ")
     assert "datasets/docs.jsonl" in of["evaluation"]
-    assert of["training"] == ("docs-v2: sft of acme/small-1B on data.jsonl@r1, 0.40 USD, result d1 at acme/docs-v2@cccccccccccc")
+    told_training = r"docs-v2: sft of acme/small-1B on data.jsonl@\w{2,12}, 0.40 USD, result d1 at acme/docs-v2@cccccccccccc"
+    assert re.fullmatch(told_training, of["training"])
     assert of["rollout"].startswith("docs-v2: promoted")
     approvals = [text for what, text, _, _ in links if what == "approval"]
     assert approvals == ["TrainingRequest/docs-v2: approved up to 1.80 USD by Bob <bob@example.org>"]
