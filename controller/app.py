@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,10 +41,11 @@ from controller.loading import PROJECTIONS, Flow, Loaded
 from controller.log import GitLog
 from controller.pool import ThreadPool
 from controller.projections import Folds
-from controller.projections.money import MONEY, spending
+from controller.projections.money import MONEY, months_until, spending
 from controller.projections.past import PAST, to_past
-from controller.projections.registry import REGISTRY
+from controller.projections.registry import REGISTRY, is_agent
 from controller.reconcile import PassResult
+from controller.registry_import import Imported, import_registry
 from controller.rollback import Cancellation, Cancelled, Rollback, RolledBack
 from controller.settings import Settings
 from controller.source import CommitSource, FilesSource
@@ -314,7 +315,11 @@ class Controller:
     def registry(self) -> Mapping[str, Mapping[str, Any]]:
         """Versions by agent, from events alone (projections/registry.py)."""
         folds = self._now()
-        return {key: folds.state(REGISTRY.name, key) for key in folds.keys(REGISTRY.name)}
+        return {key: folds.state(REGISTRY.name, key) for key in folds.keys(REGISTRY.name) if is_agent(key)}
+
+    def import_registry(self, content: bytes, source: str, by: str) -> Imported:
+        """What a registry.json of before says, as one event. Raises InvalidState with every problem."""
+        return import_registry(self.flow, content, source, by)
 
     def verify_log(self) -> int:
         """Number of events; raises LogDamaged or LogRewritten. Trusts no cache."""
@@ -332,6 +337,18 @@ class Controller:
             Link(*link)
             for link in chain(address, self.events(), self.repository, loaded.tree.files.get(address, ()), loaded.commit)
         ]
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """The whole log as OpenLineage run events (projections/lineage.py)."""
+        from controller.projections.lineage import run_events
+
+        return list(run_events(self.events(), self.environment))
+
+    def send_lineage(self, lines: Sequence[bytes], url: str) -> None:
+        """Run events as JSON to an OpenLineage server; `$OPENLINEAGE_API_KEY` goes along. Raises TurnoutError."""
+        from controller.clients.openlineage import post
+
+        post(url, lines, os.environ.get("OPENLINEAGE_API_KEY", ""))
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -436,9 +453,13 @@ class Controller:
 
     def costs(self, month: str = "") -> dict[str, Any]:
         """What paid work of a month (`YYYY-MM`, UTC; default this one) has cost and reserved, in US dollars."""
-        loaded = loading.load(self.flow)
-        month = month or f"{self.flow.now():%Y-%m}"
-        return spending(month, self.flow.folds.state(MONEY.name, month), loaded.settings.spec.budget)
+        return self.costs_of_months(month, 1)[0]
+
+    def costs_of_months(self, month: str, months: int) -> list[dict[str, Any]]:
+        """`costs` of the months that end with this one, oldest first. Raises ValueError for what is no month."""
+        limits, now = loading.load(self.flow).settings.spec.budget, f"{self.flow.now():%Y-%m}"
+        asked = months_until(month or now, months)
+        return [spending(each, self.flow.folds.state(MONEY.name, each), limits) for each in asked]
 
     def conversion(self, name: str) -> tuple[Address, Mapping[str, Any]]:
         """A finished conversion and its state, with its files. Raises NotFound."""

@@ -106,6 +106,12 @@ def _condition(event: Event) -> str:
     return f"{_subject(event)}: {event.data.get('reason', event.data.get('code', ''))}"
 
 
+def _imported(event: Event) -> str:
+    count = event.data.get("versions", 0)
+    what = f"{count} version{'' if count == 1 else 's'}"
+    return f"imported {what} from {event.data.get('source', 'a registry')} ({event.data.get('by', 'somebody')})"
+
+
 _ACTION = {
     "action": "create, update, replace, delete, run or step",
     "intent": "key of the intent; the same over every retry",
@@ -266,6 +272,20 @@ TYPES: tuple[EventType, ...] = (
         "A person asked for another try.",
         {"by": "who"},
         lambda event: f"{_subject(event)}: {event.data.get('by', 'somebody')} asked for another try",
+    ),
+    EventType(
+        "registry.imported",
+        1,
+        "What a registry.json of before says about versions; what a binding, a training or an evaluation says comes first.",
+        {
+            "source": "name of the file",
+            "digest": "sha256 of the file; the same file is imported once",
+            "form": "flat or per-agent",
+            "versions": "how many",
+            "agents": "history and current version, by agent",
+            "by": "who",
+        },
+        _imported,
     ),
 )
 

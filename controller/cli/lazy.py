@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "status": "Show what runs, how it is, or how it was.",
     "why": "Walk from what runs back to a line of YAML.",
     "registry": "Show the versions of each agent.",
+    "lineage": "Show what a version came from, and export it.",
     "report": "Show what an evaluation found.",
     "download": "Fetch the GGUF files of a conversion.",
     "log": "Tell the event log in sentences; `log verify` checks it.",

@@ -19,6 +19,11 @@ TITLES = {
     "runs": "What runs now",
     "event": "What the controller did, newest first",
     "related": "What went with it",
+    "rollout": "What let it be there",
+    "evaluation": "What let it be there",
+    "conversion": "What let it be there",
+    "training": "What let it be there",
+    "approval": "What let it be there",
     "plan": "The plan",
     "commit": "The commit",
     "review": "The commit",
@@ -62,4 +67,6 @@ def _show(console: Console, address: str, links: Sequence[Link]) -> None:
             write(console, styled(title, "bold cyan"), indent=2)
         where = f"{link.sequence:04d}" if link.sequence else ""
         commit = f" ({short(link.commit)})" if link.commit else ""
-        write(console, styled(f"{where:4}  " if where else "", "dim") + styled(link.text) + styled(commit, "dim"), indent=4, hang=6)
+        role = f"{link.what}: " if TITLES.get(link.what) == TITLES["training"] else ""
+        text = styled(f"{where:4}  " if where else "", "dim") + styled(role, "dim") + styled(link.text) + styled(commit, "dim")
+        write(console, text, indent=4, hang=6)

@@ -5,7 +5,7 @@ too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from controller.judgement.evidence import Evidence
 from controller.judgement.hostile import page
@@ -13,6 +13,8 @@ from controller.judgement.words import change, figure, label
 
 WIDTH = 720
 LEFT, RIGHT = 190, 130
+LOOKS = 6  # of stacked bars, in the style sheet
+MOST_LABEL = 26  # characters that fit left of a bar
 MOST_STEPS = 400  # points of a curve; more cannot be seen
 
 
@@ -100,6 +102,37 @@ def curves(candidate: Sequence[float], baseline: Sequence[float], title: str, un
     for name, left in (("candidate", 50), ("baseline", 180)):
         body.append(f'<line class="{name}" x1="{left}" x2="{left + 30}" y1="{height - 10}" y2="{height - 10}"/>')
         body.append(f'<text x="{left + 36}" y="{height - 6}">{name}</text>')
+    return _svg(height, title, "".join(body))
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, float]]], groups: Sequence[str], title: str, unit: str) -> str:
+    """A bar a row from the top down, stacked by group, each with its label and its sum; the legend below. Six looks, then again."""
+    if not rows:
+        return ""
+    most = max(sum(values.values()) for _, values in rows)
+    scale = _Scale(0.0, most or 1.0, LEFT, WIDTH - RIGHT)
+    high = 22
+    height = high * (len(rows) + len(groups)) + 24
+    body = []
+    for place, (label_, values) in enumerate(rows):
+        y, at = high * place + 6, 0.0
+        short = label_ if len(label_) <= MOST_LABEL else f"{label_[: MOST_LABEL - 1]}…"
+        body.append(f'<text x="{LEFT - 10}" y="{y + 12}" text-anchor="end">{page(short)}<title>{page(label_)}</title></text>')
+        for number, group in enumerate(groups):
+            value = values.get(group, 0.0)
+            if value > 0:
+                wide = float(scale(at + value)) - float(scale(at))
+                told = f"{page(label_, 80)}, {page(group or 'none', 80)}: {value:.2f} {page(unit)}"
+                body.append(
+                    f'<rect class="g{number % LOOKS}" x="{scale(at)}" y="{y}" width="{wide:.1f}" height="{high - 6}">'
+                    f"<title>{told}</title></rect>"
+                )
+                at += value
+        body.append(f'<text x="{float(scale(at)) + 8:.1f}" y="{y + 12}">{at:.2f}</text>' if at else "")
+    for number, group in enumerate(groups):
+        y = high * (len(rows) + number) + 20
+        body.append(f'<rect class="g{number % LOOKS}" x="{LEFT}" y="{y}" width="14" height="14"/>')
+        body.append(f'<text x="{LEFT + 22}" y="{y + 12}">{page(group or "(none)", 60)}</text>')
     return _svg(height, title, "".join(body))
 
 

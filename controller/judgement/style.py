@@ -38,6 +38,8 @@ svg .zero { opacity: .5 }
 svg circle { fill: var(--fg) }
 svg .better, svg .within { fill: var(--good) }
 svg .worse, svg .beyond { fill: var(--bad) }
+svg .g0 { fill: var(--a) } svg .g1 { fill: var(--b) } svg .g2 { fill: var(--good) }
+svg .g3 { fill: var(--mid) } svg .g4 { fill: var(--bad) } svg .g5 { fill: var(--fg) }
 svg polyline { fill: none; stroke-width: 2 }
 svg .candidate { stroke: var(--a); stroke-width: 2 }
 svg .baseline { stroke: var(--b); stroke-width: 2; stroke-dasharray: 6 3 }

@@ -260,7 +260,7 @@ def test_registry(applied: Place) -> None:
     assert newest.split()[:4] == ["docs", "v2", "champion", "deployed"]
     assert "Ada" in newest
     assert commit[:7] in newest
-    assert older.split()[:3] == ["docs", "v1.0.0", "retired"]
+    assert older.split()[:4] == ["docs", "v1.0.0", "previous", "retired"]
     flat = applied("registry", "--format", "registry.json").json["models"]
     assert {"agent", "model_id", "version", "deployed_at", "evaluation_score", "training_job_id"} == set(flat[0])
     assert len(flat) == 4
