@@ -146,6 +146,13 @@ def _obstacles(situation: Situated, spec: RolloutSpec, stable: Mapping[str, str]
             f"endpoint {spec.candidate.endpoint}",
             f"spec.candidate.endpoint: there is no endpoint {spec.candidate.endpoint!r}{hint}; allowed: {listed(endpoints)}",
         )
+    elif endpoints[spec.candidate.endpoint].get("inferenceEndpoint"):
+        yield Wait(
+            "Invalid",
+            f"endpoint {spec.candidate.endpoint}",
+            f"spec.candidate.endpoint: {spec.candidate.endpoint!r} is created by an evaluation for itself, nothing is there for "
+            f"a rollout; allowed: {listed(name for name, each in endpoints.items() if not each.get('inferenceEndpoint'))}",
+        )
 
 
 def _unproven(situation: Situated, spec: RolloutSpec, address: Address) -> Iterable[Wait]:
