@@ -141,9 +141,16 @@ class Endpoint(Spec):
         return self
 
 
+def with_fallbacks(endpoints: Mapping[str, Endpoint], name: str) -> Iterator[str]:
+    """An endpoint that is there, and those behind it, in order."""
+    while name in endpoints:
+        yield name
+        name = endpoints[name].fallback or ""
+
+
 def wrong_fallbacks(endpoints: Mapping[str, Endpoint]) -> Iterator[tuple[str, str]]:
     """Name of an endpoint and what is wrong with its fallback: it is not there, or leads back."""
-    for name, each in endpoints.items():
+    for name in endpoints:
         chain = [name]
         while (following := endpoints[chain[-1]].fallback) is not None:
             if following not in endpoints:

@@ -223,7 +223,9 @@ class Models:
         while True:
             try:
                 query = {"offset": len(found), "limit": PAGE} if found else {"limit": PAGE}
-                page = list(self._client(endpoint).with_options(timeout=timeout or self.spec.timeout).models.list(extra_query=query))
+                page = list(
+                    self._client(endpoint).with_options(timeout=timeout or self.spec.timeout).models.list(extra_query=query)
+                )
             except openai.APIError as error:
                 failed = failure(error)
                 text = f"endpoint {endpoint!r} does not list its models: {self._masked(_status(failed) + failed.message)}"
@@ -245,7 +247,10 @@ class Models:
         return self.endpoints[name]
 
     def _client(self, name: str) -> Any:
-        """The SDK's client of an endpoint, of its replicas in turn; its key is read when it is made. Raises Temporary, Permanent."""
+        """The SDK's client of an endpoint, of one replica after the other; its key is read when it is made.
+
+        Raises Temporary, Permanent.
+        """
         try:
             import openai
         except ImportError as error:

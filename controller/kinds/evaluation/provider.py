@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from controller.address import Address
 from controller.change import Action, Change
@@ -20,6 +21,11 @@ class EvaluationProvider:
     def observe(self, known: Sequence[Known[EvaluationSpec]]) -> Mapping[Address, Observed[EvaluationState] | Unknown]:
         seen: dict[Address, Observed[EvaluationState] | Unknown] = {}
         for one in known:
+            if not one.past.exists and not one.past.ended and one.resource is not None:
+                signals = self._before(one.resource.spec)
+                if signals:
+                    seen[one.address] = Observed(None, signals)
+                continue
             if one.past.after is None:
                 continue
             state = EvaluationState.model_validate(one.past.after, strict=False)
@@ -32,17 +38,27 @@ class EvaluationProvider:
                 seen[one.address] = Unknown(str(error))
         return seen
 
+    def _before(self, spec: EvaluationSpec) -> Mapping[str, Any]:
+        """Lists of models and prices that its start depends on. What is bound is not known here: then every endpoint may count."""
+        sides = [side for side in (spec.candidate, spec.baseline) if not side.bound]
+        asked = [(side.endpoint or "", side.model) for side in sides]
+        asked += [(spec.judge.endpoint, spec.judge.model)] if spec.judge else []
+        bound = spec.candidate.bound or spec.baseline.bound
+        found: Mapping[str, Any] = self.clients.open("evaluations").lists(asked, bool(bound))
+        return found
+
     def apply(self, change: Change, report: Report) -> Outcome:
         door, given = self.clients.open("evaluations"), change.payload or {}
         if change.action is Action.RUN:
             return Outcome(handle=door.start(change.intent, given["order"]))
         if given.get("cancel") and given["handle"]:
-            spent = door.cancel(given["handle"])
+            spent = door.cancel(given["handle"], given.get("serving", ()))
             return Outcome(said=spent["said"], notes={"cost_usd": spent["cost_usd"]})
         if "order" in given:
             door.resume(given["handle"], given["order"])
         elif change.ends and change.after:
-            return Outcome(notes={"cost_usd": change.after.get("cost")})
+            said = door.release(given["handle"], given["serving"]) if given.get("serving") else ""
+            return Outcome(said=said, notes={"cost_usd": change.after.get("cost")})
         return Outcome()
 
     def find(self, intent: Intent) -> Outcome | Unknown | None:

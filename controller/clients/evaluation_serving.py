@@ -1,0 +1,119 @@
+"""Inference Endpoints that an evaluation created for its sides: their names, what the journal says of them, and their end.
+
+Place in the flow: the child (`evaluating/serving.py`) creates and uses them; the door ends them where the child is dead. Lines of
+calls.jsonl, each on disk before what it announces:
+
+    {"asked": side, "at": time}                     it is about to be created or started again
+    {"made": side, "since": time}                   it is there, and paid for from then on
+    {"serves": side, "at": time}                    it answers
+    {"what": ..., "ended": side, "until": time, "usd": ...}     it is gone, or stopped, and what it cost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from controller.clients.evaluation_work import Journal, Order, Work
+from controller.clients.hugging_face_endpoints import Endpoint, billed_usd, endpoint_name
+from controller.clients.huggingface import Hub
+
+MARKS = ("asked", "made", "serves")
+"""Lines that are only about endpoints, and cost nothing by themselves."""
+
+
+@dataclass
+class Period:
+    """One that may be paid for now. `since` is None until it is known to be there; `seen` = last sign that somebody used it."""
+
+    asked: datetime
+    since: datetime | None = None
+    serves: bool = False
+    seen: datetime | None = None
+
+
+def key_of(intent: str, side: str) -> str:
+    """The key under which a side's endpoint is created, and found again."""
+    return f"{intent}/{side}"
+
+
+def name_of(intent: str, side: str) -> str:
+    """Its name at the vendor: known from the intent alone, on every machine."""
+    return endpoint_name(key_of(intent, side))
+
+
+def told(side: str) -> str:
+    """What it is called in the purse and in sentences."""
+    return f"endpoint of the {side}"
+
+
+def periods(work: Work) -> dict[str, Period]:
+    """Those that nobody has ended yet, by side, as the journal tells."""
+    found: dict[str, Period] = {}
+    for line in work.lines("calls.jsonl"):
+        if "asked" in line:
+            at = datetime.fromisoformat(line["at"])
+            found.setdefault(line["asked"], Period(at)).asked = at
+        elif "made" in line and line["made"] in found:
+            found[line["made"]].since = datetime.fromisoformat(line["since"])
+        elif "serves" in line and line["serves"] in found:
+            found[line["serves"]].serves = True
+        elif "ended" in line:
+            found.pop(line["ended"], None)
+    progress = work.read("progress.json") or {}
+    for each in found.values():
+        each.seen = datetime.fromisoformat(progress["at"]) if progress.get("at") else None
+    return found
+
+
+def usd_of(period: Period, there: Endpoint | None, rules: Mapping[str, Any], now: datetime) -> float:
+    """What a period has cost until now, in USD; `there` is the endpoint as it is (None = gone). Never too little.
+
+    One that stopped by itself did so at the latest when nobody had used it for `scaleToZero`; while it boots that does not count.
+    """
+    since = period.since or (min(period.asked, there.created) if there else None)
+    if since is None:
+        return 0.0  # it was never there
+    until = now
+    if there is None or not there.billed:
+        used = max(period.seen or period.asked, period.asked, since)
+        idle = rules["scaleToZero"] + (0.0 if period.serves else rules["boot"])
+        until = min(now, used + timedelta(seconds=idle))
+    return billed_usd(since, until, rules["usdPerHour"] or 0.0)
+
+
+def ended(journal: Journal, side: str, usd: float, now: datetime) -> None:
+    """Notes that a period is over."""
+    journal.append({"what": told(side), "ended": side, "until": now.isoformat(), "usd": usd})
+
+
+def end_all(work: Work, order: Order, hub: Hub, now: datetime) -> float:
+    """Deletes what is there and notes what it cost; returns that, in USD. For whoever holds the folder's lock.
+
+    Raises Temporary, Permanent; what was deleted by then is noted.
+    """
+    serving, known = order.state.get("serving", {}), periods(work)
+    total = 0.0
+    journal = Journal(work.path("calls.jsonl"))
+    try:
+        for side, rules in serving.items():
+            name = name_of(order.intent, side)
+            there = hub.endpoints.get(name)
+            if there is not None:
+                hub.endpoints.delete(name)
+            if side not in known and there is None:
+                continue
+            usd = usd_of(known.get(side, Period(there.created if there else now)), there, rules, now)
+            ended(journal, side, usd, now)
+            total += usd
+    finally:
+        journal.close()
+    return total
+
+
+def delete_all(intent: str, sides: Iterable[str], hub: Hub) -> None:
+    """By their names alone, where nothing else is known of them. Raises Temporary, Permanent."""
+    for side in sides:
+        hub.endpoints.delete(name_of(intent, side))
