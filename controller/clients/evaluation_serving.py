@@ -89,13 +89,18 @@ def ended(journal: Journal, side: str, usd: float, now: datetime) -> None:
     journal.append({"what": told(side), "ended": side, "until": now.isoformat(), "usd": usd})
 
 
-def end_all(work: Work, order: Order, hub: Hub, now: datetime) -> float:
-    """Deletes what is there and notes what it cost; returns that, in USD. For whoever holds the folder's lock.
+def spent(work: Work) -> float | None:
+    """USD that the journal tells of, calls and endpoints together; None where something's price nobody knows."""
+    lines = [line for line in work.lines("calls.jsonl") if "what" in line]
+    return None if any(line.get("usd") is None for line in lines) else sum(line["usd"] for line in lines)
+
+
+def end_all(work: Work, order: Order, hub: Hub, now: datetime) -> None:
+    """Deletes what is there and notes what it cost. For whoever holds the folder's lock.
 
     Raises Temporary, Permanent; what was deleted by then is noted.
     """
     serving, known = order.state.get("serving", {}), periods(work)
-    total = 0.0
     journal = Journal(work.path("calls.jsonl"))
     try:
         for side, rules in serving.items():
@@ -105,12 +110,10 @@ def end_all(work: Work, order: Order, hub: Hub, now: datetime) -> float:
                 hub.endpoints.delete(name)
             if side not in known and there is None:
                 continue
-            usd = usd_of(known.get(side, Period(there.created if there else now)), there, rules, now)
-            ended(journal, side, usd, now)
-            total += usd
+            period = known.get(side, Period(there.created if there else now))
+            ended(journal, side, usd_of(period, there, rules, now), now)
     finally:
         journal.close()
-    return total
 
 
 def delete_all(intent: str, sides: Iterable[str], hub: Hub) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from controller.clients import huggingface, models
-from controller.clients.evaluation_serving import delete_all, end_all
+from controller.clients.evaluation_serving import delete_all, end_all, spent
 from controller.clients.evaluation_work import Order, Work
 from controller.clients.git import Repository
 from controller.clients.model_lists import ModelLists
@@ -132,30 +132,31 @@ class Evaluations:
         found = self.look(handle)
         usd, left = found.get("cost_usd"), ""
         if serving and not work.alive():
-            ended, left = self._ended_endpoints(work)
-            usd = None if usd is None else usd - found.get("owed_usd", 0.0) + ended
-        spent = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
-        said = f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {spent}{left}"
+            left = self._ended_endpoints(work)
+            usd = spent(work)
+        cost = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
+        said = f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {cost}{left}"
         return {"cost_usd": usd, "said": said}
 
     def release(self, handle: str, serving: Sequence[str]) -> str:
         """Deletes what an ended evaluation created, should it still be there. Raises Temporary while that cannot be done."""
         try:
-            return self._ended_endpoints(self._work(handle))[1].removeprefix("; ")
+            return self._ended_endpoints(self._work(handle)).removeprefix("; ")
         except Temporary:
             return self._deleted_unseen(handle, serving).removeprefix("; ")
 
-    def _ended_endpoints(self, work: Work) -> tuple[float, str]:
-        """What they cost, and what is wrong with them. A child that is alive ends them itself."""
+    def _ended_endpoints(self, work: Work) -> str:
+        """What is wrong with ending them, or nothing. A child that is alive ends them itself."""
         order, held = work.order(), work.lock()
         if order is None or held is None:
             if held is not None:
                 os.close(held)
-            return 0.0, ""
+            return ""
         try:
-            return end_all(work, order, self._hub(), datetime.now(UTC)), ""
+            end_all(work, order, self._hub(), datetime.now(UTC))
+            return ""
         except Permanent as error:
-            return 0.0, f"; its endpoints could not be deleted, and stop by themselves: {error}"
+            return f"; its endpoints could not be deleted, and stop by themselves: {error}"
         finally:
             os.close(held)
 

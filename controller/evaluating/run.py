@@ -69,6 +69,7 @@ class Evaluation:
         self.checks = checks_of(order.spec)
         self.total = 0
         self.told: datetime | None = None
+        self.waiting = ""
 
     def run(self) -> str:
         """`ended`, `stopped` (goes on later) or `failed` (a person has to do something first); all is on disk by then."""
@@ -257,6 +258,8 @@ class Evaluation:
     def _tell(self, phase: str, reason: str = "", *, always: bool = False, waiting: str = "") -> None:
         """Replaces progress.json, at most once a second while it runs; prints a line with it."""
         now = self.now()
+        always = always or waiting != self.waiting
+        self.waiting = waiting
         if phase == "running" and not always and self.told and (now - self.told).total_seconds() < TELL_SECONDS:
             return
         self.told = now
@@ -269,7 +272,6 @@ class Evaluation:
             "at": now.isoformat(),
             "reason": reason,
             **({"waiting": waiting} if waiting else {}),
-            **({"owed_usd": owed} if (owed := self.serving.owed()) else {}),
         }
         self.work.write("progress.json", json.dumps(line).encode())
         self.say(json.dumps(line))
