@@ -16,7 +16,7 @@ from controller.clients.huggingface import Hub
 from controller.clients.model_records import Listed
 from controller.clients.models import Models
 from controller.errors import Permanent, Temporary
-from controller.pool import side_by_side
+from controller.pool import ThreadPool
 
 FRESH_SECONDS = 600.0
 AGAIN_SECONDS = 60.0
@@ -48,7 +48,7 @@ class ModelLists:
         names = sorted(set(endpoints))
         wanted = [*names, *([HARDWARE] if hardware else [])]
         due = [name for name in wanted if name not in self._kept or self._kept[name][0] <= self._clock()]
-        answers = side_by_side([partial(self._read, name) for name in due], CALL_SECONDS)
+        answers = ThreadPool(len(due), CALL_SECONDS).run([partial(self._read, name) for name in due])
         for name, answer in zip(due, answers, strict=True):
             self._keep(name, answer)
         found: dict[str, Any] = {"lists": {name: self._kept[name][1] for name in names}} if names else {}

@@ -287,7 +287,7 @@ def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: f
 
 
 def _progress(found: Mapping[str, Any]) -> str:
-    if found.get("waiting"):
+    if found.get("waiting") and found.get("phase") == "running":
         return f"{found['waiting']}. {_spent(found.get('cost_usd'))}".rstrip(".")
     if not found.get("total"):
         return "no call has been made yet"

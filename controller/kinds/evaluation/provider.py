@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from controller.address import Address
@@ -20,9 +20,12 @@ class EvaluationProvider:
 
     def observe(self, known: Sequence[Known[EvaluationSpec]]) -> Mapping[Address, Observed[EvaluationState] | Unknown]:
         seen: dict[Address, Observed[EvaluationState] | Unknown] = {}
+        waiting = {one.address: one.resource.spec for one in known if one.resource is not None and _is_new(one)}
+        if len(waiting) > 1:  # side by side; each then finds its own among what is kept
+            self._lists(waiting.values())
         for one in known:
-            if not one.past.exists and not one.past.ended and one.resource is not None:
-                signals = self._before(one.resource.spec)
+            if one.address in waiting:
+                signals = self._lists([waiting[one.address]])
                 if signals:
                     seen[one.address] = Observed(None, signals)
                 continue
@@ -38,13 +41,15 @@ class EvaluationProvider:
                 seen[one.address] = Unknown(str(error))
         return seen
 
-    def _before(self, spec: EvaluationSpec) -> Mapping[str, Any]:
-        """Lists of models and prices that its start depends on. What is bound is not known here: then every endpoint may count."""
-        sides = [side for side in (spec.candidate, spec.baseline) if not side.bound]
-        asked = [(side.endpoint or "", side.model) for side in sides]
-        asked += [(spec.judge.endpoint, spec.judge.model)] if spec.judge else []
-        bound = spec.candidate.bound or spec.baseline.bound
-        found: Mapping[str, Any] = self.clients.open("evaluations").lists(asked, bool(bound))
+    def _lists(self, specs: Iterable[EvaluationSpec]) -> Mapping[str, Any]:
+        """Lists of models and prices that a start depends on. What is bound is not known here: then every endpoint may count."""
+        asked: list[tuple[str, str | None]] = []
+        bound = False
+        for spec in specs:
+            asked += [(side.endpoint or "", side.model) for side in (spec.candidate, spec.baseline) if not side.bound]
+            asked += [(spec.judge.endpoint, spec.judge.model)] if spec.judge else []
+            bound = bound or bool(spec.candidate.bound or spec.baseline.bound)
+        found: Mapping[str, Any] = self.clients.open("evaluations").lists(asked, bound)
         return found
 
     def apply(self, change: Change, report: Report) -> Outcome:
@@ -68,3 +73,7 @@ class EvaluationProvider:
         except (Temporary, Permanent) as error:
             return Unknown(str(error))
         return Outcome(after=found["state"], handle=found["handle"]) if found else None
+
+
+def _is_new(one: Known[EvaluationSpec]) -> bool:
+    return not one.past.exists and not one.past.ended

@@ -1,4 +1,4 @@
-"""Inference Endpoints of evaluations: created once, found again, ended whatever happens, paid by the minute and never over the ceiling.
+"""Inference Endpoints of evaluations: created once, found again, ended whatever happens, paid by the minute below the ceiling.
 
 The door, its child process and the vendor's SDK are the real ones; the vendor, and the models behind its endpoints, are doubles.
 """
@@ -97,7 +97,7 @@ class Bench:
     def work(self) -> Work:
         return Work(self.door.data / "evaluations" / INTENT)
 
-    def planned(self, past: Past = Past(), **more: Any) -> Change:
+    def planned(self, **more: Any) -> Change:
         spec = EvaluationSpec.model_validate(
             {
                 "agent": "docs",
@@ -112,7 +112,7 @@ class Bench:
                 **more,
             }
         )
-        address = Address.of("Evaluation", "docs-v2")
+        address, past = Address.of("Evaluation", "docs-v2"), Past()
         resource = Resource(address, spec, spec.written(), "digest")
         seen = self.provider.observe([Known(address, resource, past)])
         refs = Refs({}, self.settings.as_refs)
@@ -493,7 +493,6 @@ def test_questions_of_the_hub_at_one_commit_without_those_that_were_trained_on(b
     """The training saw 20 of them, at a commit that is not the newest any more."""
     content = "".join(f"{json.dumps(row)}\n" for row in ROWS[:20]).encode()
     then = bench.double.seed("dataset", "acme/trained", {"train.jsonl": content})
-    bench.double.seed("dataset", "acme/trained2", {"train.jsonl": b"{}"})
     sides = {name: {"model": f"acme/{name}", "endpoint": "router", "version": name} for name in ("v1", "v2")}
     change = bench.planned(candidate=sides["v2"], baseline=sides["v1"], dataset="hf://acme/questions@main", minimumExamples=10)
     source = {"source": "hf://acme/trained", "split": "train", "revision": then}
