@@ -19,6 +19,7 @@ from typing import Any
 from controller.clients.evaluation_work import Journal, Order, Work
 from controller.clients.hugging_face_endpoints import Endpoint, billed_usd, endpoint_name
 from controller.clients.huggingface import Hub
+from controller.errors import Permanent
 
 MARKS = ("asked", "made", "serves")
 """Lines that are only about endpoints, and cost nothing by themselves."""
@@ -96,24 +97,35 @@ def spent(work: Work) -> float | None:
 
 
 def end_all(work: Work, order: Order, hub: Hub, now: datetime) -> None:
-    """Deletes what is there and notes what it cost. For whoever holds the folder's lock.
+    """Deletes what the journal left open and notes what it cost. For whoever holds the folder's lock.
 
     Raises Temporary, Permanent; what was deleted by then is noted.
     """
-    serving, known = order.state.get("serving", {}), periods(work)
+    serving, now_open = order.state.get("serving", {}), periods(work)
     journal = Journal(work.path("calls.jsonl"))
     try:
-        for side, rules in serving.items():
-            name = name_of(order.intent, side)
-            there = hub.endpoints.get(name)
-            if there is not None:
-                hub.endpoints.delete(name)
-            if side not in known and there is None:
-                continue
-            period = known.get(side, Period(there.created if there else now))
-            ended(journal, side, usd_of(period, there, rules, now), now)
+        for side, period in now_open.items():
+            there = stopped(hub, name_of(order.intent, side))
+            ended(journal, side, usd_of(period, there, serving[side], now), now)
     finally:
         journal.close()
+
+
+def stopped(hub: Hub, name: str) -> Endpoint | None:
+    """Deletes an endpoint; returns it as it was before, None when it was gone already. Raises Temporary, Permanent.
+
+    One that may not be deleted is at least scaled to zero, so that it costs nothing while nobody asks it.
+    """
+    there = hub.endpoints.get(name)
+    if there is None:
+        return None
+    try:
+        hub.endpoints.delete(name)
+    except Permanent:
+        if there.billed:
+            hub.endpoints.scale_to_zero(name)
+        raise
+    return there
 
 
 def delete_all(intent: str, sides: Iterable[str], hub: Hub) -> None:

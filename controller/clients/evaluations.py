@@ -132,8 +132,8 @@ class Evaluations:
         found = self.look(handle)
         usd, left = found.get("cost_usd"), ""
         if serving and not work.alive():
-            left = self._ended_endpoints(work)
-            usd = spent(work)
+            left = self._ended_endpoints(work, handle, serving)
+            usd = spent(work) if work.order() else None
         cost = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
         said = f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {cost}{left}"
         return {"cost_usd": usd, "said": said}
@@ -141,17 +141,19 @@ class Evaluations:
     def release(self, handle: str, serving: Sequence[str]) -> str:
         """Deletes what an ended evaluation created, should it still be there. Raises Temporary while that cannot be done."""
         try:
-            return self._ended_endpoints(self._work(handle)).removeprefix("; ")
+            work = self._work(handle)
         except Temporary:
             return self._deleted_unseen(handle, serving).removeprefix("; ")
+        return self._ended_endpoints(work, handle, serving).removeprefix("; ")
 
-    def _ended_endpoints(self, work: Work) -> str:
-        """What is wrong with ending them, or nothing. A child that is alive ends them itself."""
-        order, held = work.order(), work.lock()
-        if order is None or held is None:
-            if held is not None:
-                os.close(held)
-            return ""
+    def _ended_endpoints(self, work: Work, handle: str, serving: Sequence[str]) -> str:
+        """What is to be said of ending them, or nothing. Raises Temporary while that cannot be done, or a child does it."""
+        order = work.order()
+        if order is None:
+            return self._deleted_unseen(handle, serving)
+        held = work.lock()
+        if held is None:
+            raise Temporary(f"the process of {work.folder} is ending; what it created is looked at again then")
         try:
             end_all(work, order, self._hub(), datetime.now(UTC))
             return ""

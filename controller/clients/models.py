@@ -216,8 +216,7 @@ class Models:
 
         `timeout` in seconds is that of one page; default: that of a call.
         """
-        import openai
-
+        openai = _sdk()
         self._endpoint(endpoint)
         found: dict[str, Listed] = {}
         while True:
@@ -251,10 +250,7 @@ class Models:
 
         Raises Temporary, Permanent.
         """
-        try:
-            import openai
-        except ImportError as error:
-            raise Permanent(f"calling models needs the Python package openai ({error}); pip install openai") from None
+        openai = _sdk()
         with self._lock:
             endpoint = self.endpoints[name]
             self._turns[name] = turn = (self._turns.get(name, -1) + 1) % len(endpoint.addresses)
@@ -311,6 +307,15 @@ class _Outage:
             self._row = self._row + 1 if reply.error_kind == "temporary" else 0
             if self._row >= self._limit:
                 raise Temporary(f"{self._row} calls in a row were not answered, the last: {reply.error}")
+
+
+def _sdk() -> Any:
+    """The vendor's package, imported when a model is first called. Raises Permanent."""
+    try:
+        import openai
+    except ImportError as error:
+        raise Permanent(f"calling models needs the Python package openai ({error}); pip install openai") from None
+    return openai
 
 
 def _status(failed: Failed) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from controller.clients.evaluation_serving import Period, ended, key_of, name_of, periods, told, usd_of
+from controller.clients.evaluation_serving import Period, ended, key_of, name_of, periods, stopped, told, usd_of
 from controller.clients.evaluation_work import Journal, Order, Work
 from controller.clients.hugging_face_endpoints import Endpoint, EndpointOrder, billed_usd
 from controller.clients.huggingface import Hub
@@ -179,10 +179,7 @@ class Serving:
         name, waits = name_of(self.order.intent, side), 1.0
         for attempt in range(DELETE_ATTEMPTS):
             try:
-                found = self.hub.endpoints.get(name)
-                if found is not None:
-                    self.hub.endpoints.delete(name)
-                self._settle(side, found)
+                self._settle(side, stopped(self.hub, name))
                 return True
             except Permanent:
                 return False
