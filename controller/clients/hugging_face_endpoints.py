@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from controller.clients.hugging_face_session import Session
+from controller.errors import Temporary
 from controller.resource import digest
 
 if TYPE_CHECKING:
@@ -162,8 +163,19 @@ class Endpoints:
             except HfHubHTTPError as error:
                 if error.response.status_code != 409:
                     raise
-                made = api.get_inference_endpoint(name, namespace=namespace)
+                made = self._taken(api, name, namespace)
             return _endpoint(made)
+
+    def _taken(self, api: HfApi, name: str, namespace: str) -> InferenceEndpoint:
+        """The one that has the name. One that was just deleted keeps it for a moment, and is not shown: Temporary."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return api.get_inference_endpoint(name, namespace=namespace)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            raise Temporary(f"Hugging Face: the name {name} is taken in {namespace} by an endpoint that is not shown") from None
 
     def find(self, intent: str) -> Endpoint | None:
         """The endpoint of an intent; None when there is none."""

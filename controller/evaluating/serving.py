@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -126,6 +127,7 @@ class Serving:
         return Permanent(f"{what}: {self._state(side)}; {advice}")
 
     def _create(self, side: str) -> bool:
+        """One that is there is taken up; one that sleeps is woken, its time until then is settled; else it is made."""
         name, rules = name_of(self.order.intent, side), self.rules[side]
         found = self.hub.endpoints.get(name)
         if found is not None and found.failed:
@@ -134,20 +136,20 @@ class Serving:
             found = None
         elif found is None or found.state in STOPPED:
             self._settle(side, found)
-        if found is None or found.state in STOPPED:
-            self._note({"asked": side, "at": self.now().isoformat()})
-            self.open[side] = Period(self.now())
-            if found is None:
-                found = self.hub.endpoints.create(key_of(self.order.intent, side), _order(rules))
-                since = min(found.created, self.open[side].asked)
-            else:
-                found, since = self.hub.endpoints.resume(name), self.open[side].asked
+        now = self.now()
+        self._note({"asked": side, "at": now.isoformat()})
+        if found is not None and found.state not in STOPPED:  # an earlier process, or an answer that was lost, left it
+            period = self.open.get(side) or Period(now)
+            self.open[side] = replace(period, asked=now, since=period.since or min(found.created, period.asked))
         else:
-            period = self.open.setdefault(side, Period(found.created))
-            since = period.since or min(found.created, period.asked)
-        self.open[side].since = since
-        self._note({"asked": side, "at": self.open[side].asked.isoformat()})
-        self._note({"made": side, "since": since.isoformat()})
+            self.open[side] = Period(now)
+            if found is not None:
+                self.hub.endpoints.resume(name)
+            else:
+                found = self.hub.endpoints.create(key_of(self.order.intent, side), _order(rules))
+                now = min(found.created, now)
+            self.open[side].since = now
+        self._note({"made": side, "since": (self.open[side].since or now).isoformat()})
         return True
 
     def _serves(self, side: str) -> bool:
