@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from controller.errors import listed, nearest
 from controller.model import LocalSecret, Name, Percent, Seconds, Spec, Text
-from controller.vendors import HuggingFace, InferenceSpec, LangSmithSpec
+from controller.vendors import HuggingFace, InferenceEndpoint, InferenceSpec, LangSmithSpec
 
 BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/|$)")]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
@@ -39,12 +41,12 @@ class QueueRule(Spec):
 
 
 class Endpoint(Spec):
-    """Where models answer: one base URL, or several replicas that serve the same."""
+    """Where models answer: one base URL, several replicas that serve the same, or one that each evaluation creates."""
 
     url: BaseUrl | None = Field(
         None,
         title="Base URL",
-        description="OpenAI-compatible base URL, with /v1. Either this or replicas.",
+        description="OpenAI-compatible base URL, with /v1. This, replicas or inferenceEndpoint.",
         examples=["https://openrouter.ai/api/v1"],
     )
     replicas: tuple[BaseUrl, ...] = Field(
@@ -53,6 +55,19 @@ class Endpoint(Spec):
         description="Base URLs of several servers of the same models.",
         examples=[["http://gpu1:5900/v1", "http://gpu2:5900/v1"]],
         strict=False,
+    )
+    inference_endpoint: InferenceEndpoint | None = Field(
+        None,
+        alias="inferenceEndpoint",
+        title="Inference Endpoint",
+        description="One of Hugging Face that each evaluation creates for its side; only evaluations can name it.",
+        examples=[{"region": "us-east-1", "instanceType": "nvidia-l4"}],
+    )
+    fallback: Name | None = Field(
+        None,
+        title="Fallback",
+        description="Endpoint that evaluations ask instead for a model that this one does not list.",
+        examples=["huggingface"],
     )
     api_key: LocalSecret | None = Field(
         None,
@@ -106,19 +121,48 @@ class Endpoint(Spec):
     )
 
     @property
-    def base_url(self) -> str:
-        """Where a client that asks directly, past the proxies, goes."""
-        return self.url or self.replicas[0]
+    def addresses(self) -> tuple[str, ...]:
+        """Where a client that asks directly, past the proxies, goes; none for an endpoint that has to be created first."""
+        return (self.url,) if self.url else self.replicas
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.url is None) == (not self.replicas):
-            raise ValueError("either url or replicas is needed")
+    def _one_form(self) -> Self:
+        forms = {"url": self.url, "replicas": self.replicas, "inferenceEndpoint": self.inference_endpoint}
+        found = [name for name, value in forms.items() if value]
+        if len(found) != 1:
+            raise ValueError(f"exactly one of {', '.join(forms)} is needed, found {', '.join(found) or 'none'}")
         if len(set(self.replicas)) != len(self.replicas):
             raise ValueError("replicas: the same URL stands there twice")
         if self.simulated and self.url is None:
             raise ValueError("simulated needs url")
+        if self.inference_endpoint and (self.api_key or self.fallback):
+            wrong = "apiKey" if self.api_key else "fallback"
+            raise ValueError(f"{wrong} does not fit inferenceEndpoint: it is asked with the Hub's token, and serves any model")
         return self
+
+
+def with_fallbacks(endpoints: Mapping[str, Endpoint], name: str) -> Iterator[str]:
+    """An endpoint that is there, and those behind it, in order."""
+    while name in endpoints:
+        yield name
+        name = endpoints[name].fallback or ""
+
+
+def wrong_fallbacks(endpoints: Mapping[str, Endpoint]) -> Iterator[tuple[str, str]]:
+    """Name of an endpoint and what is wrong with its fallback: it is not there, or leads back."""
+    for name in endpoints:
+        chain = [name]
+        while (following := endpoints[chain[-1]].fallback) is not None:
+            if following not in endpoints:
+                if len(chain) == 1:
+                    hint = nearest(following, endpoints)
+                    yield name, f"there is no endpoint {following!r}{hint}; allowed: {listed(e for e in endpoints if e != name)}"
+                break
+            if following in chain:
+                if following == name:
+                    yield name, f"leads back to itself ({' -> '.join([*chain, following])}); one of them has to be the last"
+                break
+            chain.append(following)
 
 
 class UsageLimits(Spec):

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from controller.document import Document, DocumentError, parse
-from controller.environment import EnvironmentFile, EnvironmentSpec
+from controller.environment import EnvironmentFile, EnvironmentSpec, wrong_fallbacks
 from controller.errors import Problem, SettingsError, listed, nearest
 from controller.model import Spec
 from controller.resource import digest
@@ -52,10 +52,12 @@ def load(environment: str, files: Mapping[str, bytes], data: Path, known: tuple[
         raise SettingsError([Problem(main, "is missing", code="Missing")], hint)
     problems: list[Problem] = []
     merged: dict[str, Any] = {}
+    documents: dict[str, Document] = {}
     for path in sorted(files):
         document = _document(path, files[path], problems)
         if document is None:
             continue
+        documents[path] = document
         part = _validated(environment, path, document, problems)
         for key, value in part.items():
             if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -66,7 +68,21 @@ def load(environment: str, files: Mapping[str, bytes], data: Path, known: tuple[
                 merged[key] = value
     if problems:
         raise SettingsError(problems)
-    return Settings(environment, EnvironmentSpec.model_validate(merged, strict=False), data)
+    spec = EnvironmentSpec.model_validate(merged, strict=False)
+    if problems := _fallback_problems(spec, documents, main):
+        raise SettingsError(problems)
+    return Settings(environment, spec, data)
+
+
+def _fallback_problems(spec: EnvironmentSpec, documents: Mapping[str, Document], main: str) -> list[Problem]:
+    """An endpoint may fall back to one of another file of the folder, so this is seen when they are together."""
+    out = []
+    for name, wrong in wrong_fallbacks(spec.endpoints):
+        place = ("spec", "endpoints", name, "fallback")
+        path = next((path for path, each in documents.items() if place in each.lines), main)
+        line = line_of(documents[path], place) if path in documents else 0
+        out.append(Problem(path, wrong, line, ".".join(place)))
+    return out
 
 
 def _document(path: str, content: bytes, problems: list[Problem]) -> Document | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,50 @@ class HuggingFace(Spec):
     def _kept_here(self) -> Self:
         if self.simulated and not (self.token or "").startswith("file:"):
             raise ValueError("simulated needs a token of the form file:NAME, which `turnout up` makes")
+        return self
+
+
+class InferenceEndpoint(Spec):
+    """An Inference Endpoint of Hugging Face that an evaluation creates for a side, and deletes when it has its answers."""
+
+    vendor: Text = Field("aws", title="Vendor", description="Cloud that it runs in.", examples=["aws"])
+    region: Text = Field(title="Region", description="Of the vendor.", examples=["us-east-1"])
+    accelerator: Text = Field("gpu", title="Accelerator", description="cpu, gpu, neuron.", examples=["gpu"])
+    instance_type: Text = Field(alias="instanceType", title="Type", description="Of the hardware.", examples=["nvidia-l4"])
+    instance_size: Text = Field("x1", alias="instanceSize", title="Size", description="Of the hardware.", examples=["x1"])
+    revision: Text | None = Field(
+        None, title="Revision", description="Of the model; default: the artefact's, else the newest.", examples=["main"]
+    )
+    framework: Text = Field("pytorch", title="Framework", description="Of the model.", examples=["pytorch"])
+    task: Text = Field("text-generation", title="Task", description="What it serves.", examples=["text-generation"])
+    image: dict[str, Any] | None = Field(
+        None,
+        title="Image",
+        description="Container of an OpenAI-compatible server; default: the vendor's choice.",
+        examples=[{"url": "vllm/vllm-openai:v0.11.0", "health_route": "/health"}],
+    )
+    env: dict[str, Text] = Field({}, title="Variables", description="Of the container.", examples=[{"MAX_INPUT_TOKENS": "8192"}])
+    secrets: dict[str, LocalSecret] = Field(
+        {}, title="Secrets", description="References, for the container.", examples=[{"HF_TOKEN": "env:HF_TOKEN"}]
+    )
+    scale_to_zero: Seconds = Field(
+        900.0,
+        ge=60,
+        alias="scaleToZero",
+        title="Scale to zero",
+        description="Without requests for so long it stops by itself: bounds what can be lost.",
+        examples=["15m"],
+    )
+    boot: Seconds = Field(1800.0, gt=0, title="Boot", description="Longest wait until it serves.", examples=["30m"])
+    usd_per_hour: float | None = Field(
+        None, ge=0, alias="usdPerHour", title="Price", description="Where the vendor's list cannot be read.", examples=[0.8]
+    )
+    as_of: Text | None = Field(None, alias="asOf", title="As of", description="When the price was read.", examples=["2026-11-01"])
+
+    @model_validator(mode="after")
+    def _dated(self) -> Self:
+        if (self.usd_per_hour is None) != (self.as_of is None):
+            raise ValueError("usdPerHour and asOf belong together: a price has a date")
         return self
 
 

@@ -6,6 +6,7 @@ from its answers. A handle names machine and intent; on another machine the work
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,14 +15,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from controller.clients import huggingface, models
 from controller.clients.datasets import objects_of
+from controller.clients.evaluation_serving import delete_all, end_all, spent
 from controller.clients.evaluation_work import Order, Work
-from controller.environment import EnvironmentSpec
+from controller.clients.model_lists import ModelLists
+from controller.environment import EnvironmentSpec, with_fallbacks
 from controller.errors import Permanent, Temporary
 from controller.settings import Settings
 
@@ -35,6 +40,27 @@ class Evaluations:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.data = settings, settings.data
         self._children: list[subprocess.Popen[bytes]] = []
+        self._hub = functools.cache(lambda: huggingface.connect(settings.spec.huggingface, settings.data))
+        self._lists = functools.cache(lambda: ModelLists(models.connect(settings), self._hub))
+
+    # -- before it starts --------------------------------------------------------------------------------------------
+
+    def lists(self, asked: Sequence[tuple[str, str | None]], bound: bool) -> dict[str, Any]:
+        """What its start depends on besides git, as `ModelLists.of` gives it: (endpoint, model) that it asks, None = not known yet.
+
+        An endpoint is asked for its list only where a price is missing or it has a fallback. `bound`: some other endpoint is
+        asked too. Never raises: what cannot be read is told as unknown.
+        """
+        known, prices = self.settings.spec.endpoints, self.settings.spec.prices
+        wanted = {name for name, each in known.items() if bound and each.addresses}
+        hardware = False
+        for first, model in asked:
+            for name in with_fallbacks(known, first):
+                if known[name].inference_endpoint:
+                    hardware = True
+                elif known[name].fallback or model is None or model not in prices:
+                    wanted.add(name)
+        return self._lists().of(wanted, hardware) if wanted or hardware else {}
 
     # -- claims and processes ----------------------------------------------------------------------------------------
 
@@ -89,19 +115,62 @@ class Evaluations:
             return {**progress, "phase": "running"}
         return {**progress, "phase": "failed" if progress.get("phase") == "failed" else "stopped"}
 
-    def cancel(self, handle: str) -> dict[str, Any]:
-        """Ends the work: calls under way finish, because they are paid; no other is made. What it spent, and a sentence."""
+    def cancel(self, handle: str, serving: Sequence[str] = ()) -> dict[str, Any]:
+        """Ends the work: calls under way finish, because they are paid; no other is made. What it spent, and a sentence.
+
+        `serving` are the sides for which it created endpoints: its child deletes them, and where it is dead they are deleted
+        here. Raises Temporary while that cannot be done.
+        """
         try:
             work = self._work(handle)
         except Temporary as error:
-            return {"cost_usd": None, "said": f"its process could not be reached ({error}); it ends by itself at its ceiling"}
+            said = f"its process could not be reached ({error}); it ends by itself at its ceiling"
+            return {"cost_usd": None, "said": f"{said}{self._deleted_unseen(handle, serving)}"}
         work.write("cancelled", b"{}")
         if work.alive():
             self._signal(work)
         found = self.look(handle)
-        usd = found.get("cost_usd")
-        spent = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
-        return {"cost_usd": usd, "said": f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {spent}"}
+        usd, left = found.get("cost_usd"), ""
+        if serving and not work.alive():
+            left = self._ended_endpoints(work, handle, serving)
+            usd = spent(work) if work.order() else None
+        cost = "what it cost is not known" if usd is None else f"{usd:.2f} USD were spent"
+        said = f"stopped after {found.get('done', 0)} of {found.get('total', 0)} calls; {cost}{left}"
+        return {"cost_usd": usd, "said": said}
+
+    def release(self, handle: str, serving: Sequence[str]) -> str:
+        """Deletes what an ended evaluation created, should it still be there. Raises Temporary while that cannot be done."""
+        try:
+            work = self._work(handle)
+        except Temporary:
+            return self._deleted_unseen(handle, serving).removeprefix("; ")
+        return self._ended_endpoints(work, handle, serving).removeprefix("; ")
+
+    def _ended_endpoints(self, work: Work, handle: str, serving: Sequence[str]) -> str:
+        """What is to be said of ending them, or nothing. Raises Temporary while that cannot be done, or a child does it."""
+        order = work.order()
+        if order is None:
+            return self._deleted_unseen(handle, serving)
+        held = work.lock()
+        if held is None:
+            raise Temporary(f"the process of {work.folder} is ending; what it created is looked at again then")
+        try:
+            end_all(work, order, self._hub(), datetime.now(UTC))
+            return ""
+        except Permanent as error:
+            return f"; its endpoints could not be deleted, and stop by themselves: {error}"
+        finally:
+            os.close(held)
+
+    def _deleted_unseen(self, handle: str, serving: Sequence[str]) -> str:
+        """Without its folder: the names follow from the intent."""
+        if not serving:
+            return ""
+        try:
+            delete_all(handle.rpartition("/")[2], serving, self._hub())
+        except Permanent as error:
+            return f"; its endpoints could not be deleted, and stop by themselves: {error}"
+        return f"; what was created for the {' and the '.join(serving)} is deleted"
 
     def working(self) -> list[str]:
         """Handles of those whose process lives here."""
@@ -165,7 +234,7 @@ class Evaluations:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def _rows(self, work: Work, dataset: Mapping[str, Any]) -> None:
-        """Files as they are at the commit; what LangSmith has is read by the child, because that takes long."""
+        """Files as they are at the commit; what LangSmith or the Hub has is read by the child, because that takes long."""
         work.path("dataset.jsonl").unlink(missing_ok=True)
         if not dataset.get("files"):
             return
@@ -182,7 +251,7 @@ class Evaluations:
 def environment_of(spec: EnvironmentSpec) -> dict[str, Any]:
     """What the child needs of environment.yaml; keys only as references."""
     full = spec.full()
-    return {key: full[key] for key in ("endpoints", "prices", "inference", "langsmith") if full.get(key)}
+    return {key: full[key] for key in ("endpoints", "prices", "inference", "langsmith", "huggingface") if full.get(key)}
 
 
 def connect(settings: Settings) -> Evaluations:

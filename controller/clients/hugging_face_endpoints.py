@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from controller.clients.hugging_face_session import Session
+from controller.errors import Temporary
 from controller.resource import digest
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class EndpointHardware:
     usd_per_hour: float
     gpu_memory_gb: int
     available: bool
+
+    @property
+    def place(self) -> str:
+        """Its name in price lists."""
+        return place_of(self.vendor, self.region, self.accelerator, self.instance_type, self.instance_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,11 @@ class Endpoint:
         return self.state in ("failed", "updateFailed")
 
 
+def place_of(vendor: str, region: str, accelerator: str, instance_type: str, instance_size: str) -> str:
+    """Hardware in one word, as price lists name it."""
+    return "/".join((vendor, region, accelerator, instance_type, instance_size))
+
+
 def endpoint_name(intent: str) -> str:
     """30 of the 32 characters that a name may have, lower-case letters, digits and '-'."""
     return f"turnout-{digest(intent)[:22]}"
@@ -95,8 +106,12 @@ def cost_usd(endpoint: Endpoint, usd_per_hour: float, until: datetime) -> float:
     The vendor tells no bill and no history. `until` is now while it is `billed`, else when it was stopped: its `updated` where
     we stopped it, or when it was first seen stopped. Stops in between are not known and count as running: never too little.
     """
-    minutes = math.ceil(round(max(0.0, (until - endpoint.created).total_seconds()), 3) / 60)
-    return minutes * usd_per_hour / 60 * max(1, endpoint.replicas)
+    return billed_usd(endpoint.created, until, usd_per_hour) * max(1, endpoint.replicas)
+
+
+def billed_usd(since: datetime, until: datetime, usd_per_hour: float) -> float:
+    """Of one replica that was initializing or running in between: every started minute counts."""
+    return math.ceil(round(max(0.0, (until - since).total_seconds()), 3) / 60) * usd_per_hour / 60
 
 
 class Endpoints:
@@ -148,8 +163,19 @@ class Endpoints:
             except HfHubHTTPError as error:
                 if error.response.status_code != 409:
                     raise
-                made = api.get_inference_endpoint(name, namespace=namespace)
+                made = self._taken(api, name, namespace)
             return _endpoint(made)
+
+    def _taken(self, api: HfApi, name: str, namespace: str) -> InferenceEndpoint:
+        """The one that has the name. One that was just deleted keeps it for a moment, and is not shown: Temporary."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return api.get_inference_endpoint(name, namespace=namespace)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            raise Temporary(f"Hugging Face: the name {name} is taken in {namespace} by an endpoint that is not shown") from None
 
     def find(self, intent: str) -> Endpoint | None:
         """The endpoint of an intent; None when there is none."""

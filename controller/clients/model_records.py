@@ -69,7 +69,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Listed:
-    """A model that an endpoint lists. Prices in USD per token; None where it does not say or they depend on the provider."""
+    """A model that an endpoint lists. Prices in USD per token; None where it does not say.
+
+    Where several providers serve it at prices of their own (the router of Hugging Face), the dearest that is live.
+    """
 
     id: str
     name: str = ""
@@ -77,6 +80,43 @@ class Listed:
     input_usd: float | None = None
     output_usd: float | None = None
     hugging_face_id: str | None = None
+
+
+def listed_of(model: Any) -> Listed:
+    """Of a model as the `openai` SDK lists it, whose server says more than OpenAI's does."""
+    extra = model.model_extra or {}
+    found = extra.get("pricing")
+    pricing: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    length = extra.get("context_length")
+    input_usd, output_usd = _price(pricing.get("prompt")), _price(pricing.get("completion"))
+    if input_usd is None and output_usd is None:
+        input_usd, output_usd = _dearest(extra.get("providers"))
+    return Listed(
+        id=model.id,
+        name=str(extra.get("name") or ""),
+        context_length=length if isinstance(length, int) else None,
+        input_usd=input_usd,
+        output_usd=output_usd,
+        hugging_face_id=extra.get("hugging_face_id") or None,
+    )
+
+
+def _dearest(providers: Any) -> tuple[float | None, float | None]:
+    """USD per token of the providers of Hugging Face's router, which writes USD per million and chooses one by itself."""
+    rows = [each for each in providers if isinstance(each, Mapping)] if isinstance(providers, list) else []
+    live = [each["pricing"] for each in rows if each.get("status", "live") == "live" and isinstance(each.get("pricing"), Mapping)]
+    found = [(_price(each.get("input"), 1e-6), _price(each.get("output"), 1e-6)) for each in live]
+    known = [(given, got) for given, got in found if given is not None and got is not None]
+    return (max(given for given, _ in known), max(got for _, got in known)) if known else (None, None)
+
+
+def _price(value: Any, unit: float = 1.0) -> float | None:
+    """USD per token; OpenRouter writes text, and -1 where it depends on the provider that is chosen."""
+    try:
+        price = float(value) * unit
+    except (TypeError, ValueError):
+        return None
+    return price if 0 <= price < 1 else None
 
 
 T = TypeVar("T", bound=BaseModel)

@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.clients.model_attempt import RESERVED, Failed, Said, attempt, failure
 from controller.clients.model_cache import ReplyCache
-from controller.clients.model_records import Call, Listed, Reply, T, Verdict
+from controller.clients.model_records import Call, Listed, Reply, T, Verdict, listed_of
 from controller.clients.model_shape import read, response_format
 from controller.clients.secrets import resolve
 from controller.environment import Endpoint, Price
@@ -50,12 +50,21 @@ class Models:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.endpoints, self.prices, self.spec = endpoints, prices, spec
+        self.endpoints, self.prices, self.spec = dict(endpoints), prices, spec
+        self.listed_prices: dict[tuple[str, str], Price] = {}
+        """Of a model at an endpoint, where `prices` has none of the model."""
         self._data, self._cache = data, ReplyCache(data / spec.cache)
         self._sleep, self._clock, self._now, self._chance = sleep, clock, now, chance
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._turns: dict[str, int] = {}
+        self._created: dict[str, tuple[str, Callable[[], str]]] = {}
         self._keys: set[str] = set()
         self._lock = threading.Lock()
+
+    def serve(self, name: str, endpoint: Endpoint, token: Callable[[], str], identity: str) -> None:
+        """Adds an endpoint that was created for its caller. Answers are kept under its `identity`, whatever its address is."""
+        with self._lock:
+            self.endpoints[name], self._created[name] = endpoint, (identity, token)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -64,7 +73,7 @@ class Models:
         endpoint = self._endpoint(call.endpoint)
         if wrong := sorted(set(call.parameters) & set(RESERVED)):
             raise Permanent(f"parameters of a call to {call.model} may not hold {', '.join(wrong)}; those are fields of the call")
-        key = call.key(endpoint.base_url.rstrip("/"))
+        key = call.key(self._created[call.endpoint][0] if call.endpoint in self._created else endpoint.addresses[0].rstrip("/"))
         with self._cache.alone(key):
             kept = self._cache.get(key)
             if kept is not None:
@@ -175,7 +184,7 @@ class Models:
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (None, None)
         cost = (usage.model_extra or {}).get("cost") if usage is not None else None
         known = isinstance(cost, int | float) and not isinstance(cost, bool)
-        priced = self._priced(call.model, *tokens)
+        priced = self._priced(call, *tokens)
         return Reply(
             text="".join(said.pieces),
             model=said.model or call.model,
@@ -193,30 +202,34 @@ class Models:
             unanswered=unanswered,
         )
 
-    def _priced(self, model: str, input_tokens: int | None, output_tokens: int | None) -> float | None:
-        """By the environment's dated prices, which are per million tokens."""
-        price = self.prices.get(model)
+    def _priced(self, call: Call, input_tokens: int | None, output_tokens: int | None) -> float | None:
+        """By the environment's dated prices, else by those of the endpoint's list; both are per million tokens."""
+        price = self.prices.get(call.model) or self.listed_prices.get((call.endpoint, call.model))
         if price is None or input_tokens is None or output_tokens is None:
             return None
         return (input_tokens * price.input + output_tokens * price.output) / 1_000_000
 
     # -- models ------------------------------------------------------------------------------------------------------
 
-    def listed(self, endpoint: str) -> tuple[Listed, ...]:
-        """The models of an endpoint with their prices, page by page where it has pages. Raises Temporary, Permanent."""
-        import openai
+    def listed(self, endpoint: str, timeout: float | None = None) -> tuple[Listed, ...]:
+        """The models of an endpoint with their prices, page by page where it has pages. Raises Temporary, Permanent.
 
+        `timeout` in seconds is that of one page; default: that of a call.
+        """
+        openai = _sdk()
         self._endpoint(endpoint)
         found: dict[str, Listed] = {}
         while True:
             try:
                 query = {"offset": len(found), "limit": PAGE} if found else {"limit": PAGE}
-                page = list(self._client(endpoint).with_options(timeout=self.spec.timeout).models.list(extra_query=query))
+                page = list(
+                    self._client(endpoint).with_options(timeout=timeout or self.spec.timeout).models.list(extra_query=query)
+                )
             except openai.APIError as error:
                 failed = failure(error)
                 text = f"endpoint {endpoint!r} does not list its models: {self._masked(_status(failed) + failed.message)}"
                 raise (Temporary(text) if failed.kind == "temporary" else Permanent(text)) from None
-            new = {one.id: _listed(one) for one in page if one.id not in found}
+            new = {one.id: listed_of(one) for one in page if one.id not in found}
             found |= new
             if not new or len(page) < PAGE:
                 return tuple(found.values())
@@ -227,28 +240,33 @@ class Models:
         if name not in self.endpoints:
             there = f"there are {listed(self.endpoints)}{nearest(name, self.endpoints)}"
             raise Permanent(f"there is no endpoint {name!r} in spec.endpoints of environment.yaml; {there}")
+        if not self.endpoints[name].addresses:
+            text = f"endpoint {name!r} is created by an evaluation for a side of its own; nothing is there before or after"
+            raise Permanent(f"{text}, so name one with url or replicas")
         return self.endpoints[name]
 
     def _client(self, name: str) -> Any:
-        """The SDK's client of an endpoint; its key is read when it is made. Raises Temporary, Permanent."""
-        try:
-            import openai
-        except ImportError as error:
-            raise Permanent(f"calling models needs the Python package openai ({error}); pip install openai") from None
+        """The SDK's client of an endpoint, of one replica after the other; its key is read when it is made.
+
+        Raises Temporary, Permanent.
+        """
+        openai = _sdk()
         with self._lock:
-            if name not in self._clients:
-                endpoint = self.endpoints[name]
-                key = resolve(endpoint.api_key, self._data)
+            endpoint = self.endpoints[name]
+            self._turns[name] = turn = (self._turns.get(name, -1) + 1) % len(endpoint.addresses)
+            url = endpoint.addresses[turn]
+            if (name, url) not in self._clients:
+                key = self._created[name][1]() if name in self._created else resolve(endpoint.api_key, self._data)
                 self._keys |= {key} if len(key) > 4 else set()
                 # The SDK's own retries are off: three paid calls for one question, and nobody would know.
-                self._clients[name] = openai.OpenAI(base_url=endpoint.base_url, api_key=key or "none", max_retries=0)
-            return self._clients[name]
+                self._clients[name, url] = openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0)
+            return self._clients[name, url]
 
     def _fatal(self, call: Call, failed: Failed) -> Permanent:
         told = f"{self._told(call, failed)}; {self._hint(call, failed)}"
         if failed.status in (401, 403):
-            with self._lock:
-                self._clients.pop(call.endpoint, None)  # the key may be another one next time
+            with self._lock:  # the key may be another one next time
+                self._clients = {place: each for place, each in self._clients.items() if place[0] != call.endpoint}
         return Permanent(told)
 
     def _hint(self, call: Call, failed: Failed) -> str:
@@ -260,6 +278,8 @@ class Models:
             except (Temporary, Permanent):
                 near = ""
             return f"choose a model that endpoint {call.endpoint!r} lists{near}"
+        if call.endpoint in self._created:
+            return "check spec.huggingface.token, and that it may use what it created"
         reference = self.endpoints[call.endpoint].api_key or "no key is given"
         return f"check spec.endpoints.{call.endpoint}.apiKey ({reference})"
 
@@ -289,32 +309,17 @@ class _Outage:
                 raise Temporary(f"{self._row} calls in a row were not answered, the last: {reply.error}")
 
 
+def _sdk() -> Any:
+    """The vendor's package, imported when a model is first called. Raises Permanent."""
+    try:
+        import openai
+    except ImportError as error:
+        raise Permanent(f"calling models needs the Python package openai ({error}); pip install openai") from None
+    return openai
+
+
 def _status(failed: Failed) -> str:
     return f"{failed.status} " if failed.status is not None else ""
-
-
-def _listed(model: Any) -> Listed:
-    extra = model.model_extra or {}
-    found = extra.get("pricing")
-    pricing: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    length = extra.get("context_length")
-    return Listed(
-        id=model.id,
-        name=str(extra.get("name") or ""),
-        context_length=length if isinstance(length, int) else None,
-        input_usd=_price(pricing.get("prompt")),
-        output_usd=_price(pricing.get("completion")),
-        hugging_face_id=extra.get("hugging_face_id") or None,
-    )
-
-
-def _price(value: Any) -> float | None:
-    """USD per token; OpenRouter writes text, and -1 where it depends on the provider that is chosen."""
-    try:
-        price = float(value)
-    except (TypeError, ValueError):
-        return None
-    return price if 0 <= price < 1 else None
 
 
 def connect(settings: Settings) -> Models:

@@ -14,7 +14,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.clients import models
+from controller.clients import huggingface, models
 from controller.clients.evaluation_work import STOPPED, Order, Work
 from controller.clients.langsmith import LangSmith
 from controller.environment import EnvironmentSpec
@@ -64,6 +64,7 @@ def evaluation(order: Order, work: Work, asked: threading.Event) -> Evaluation:
         settings,
         models.connect(settings),
         LangSmith(settings.spec.langsmith, data) if settings.spec.langsmith else None,
+        huggingface.connect(settings.spec.huggingface, data),
         stop=lambda: "cancelled" if work.path("cancelled").exists() else "asked to stop" if asked.is_set() else "",
         now=lambda: datetime.now(UTC),
         say=lambda line: print(line, flush=True),

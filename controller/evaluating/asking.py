@@ -21,10 +21,13 @@ CENT_OF_NOTHING = 1e-9
 
 
 class Purse:
-    """USD up to a ceiling. A call is let through only if all that is under way could cost its worst and still fit."""
+    """USD up to a ceiling. A call is let through only if all that is under way could cost its worst and still fit.
 
-    def __init__(self, ceiling: float) -> None:
-        self.ceiling, self.spent, self.reserved = ceiling, 0.0, 0.0
+    `standing` is what has to stay free besides calls: of endpoints that are paid by the minute.
+    """
+
+    def __init__(self, ceiling: float, standing: Callable[[], float] = lambda: 0.0) -> None:
+        self.ceiling, self.spent, self.reserved, self.standing = ceiling, 0.0, 0.0, standing
         self.unknown = 0  # replies whose cost nobody knows
         self.dearest: dict[str, float] = {}
 
@@ -34,7 +37,8 @@ class Purse:
         Without a price the dearest call so far is the guess; of the first nobody knows, and it may go.
         """
         wanted = self.dearest.get(what, 0.0) if worst is None else worst
-        if self.spent + self.reserved + wanted > self.ceiling + CENT_OF_NOTHING or (worst is None and self.spent >= self.ceiling):
+        owed = self.spent + self.standing()
+        if owed + self.reserved + wanted > self.ceiling + CENT_OF_NOTHING or (worst is None and owed >= self.ceiling):
             return None
         self.reserved += wanted
         return wanted

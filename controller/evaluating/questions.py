@@ -14,13 +14,14 @@ import msgspec
 
 from controller.clients.datasets import objects_of
 from controller.clients.evaluation_work import Order, Work
+from controller.clients.huggingface import Hub
 from controller.clients.langsmith import LangSmith
 from controller.datasets.rows import Fault, Row, normalised
 from controller.errors import Permanent
 from controller.judgement.results import Example
 from controller.settings import Settings
 
-LANGSMITH = "ls://"
+LANGSMITH, HUB = "ls://", "hf://"
 BROKEN_MOST = 0.1
 """Share of rows that may be unusable; beyond it the data set is not what somebody thinks it is."""
 
@@ -34,20 +35,23 @@ class Question(NamedTuple):
 
 
 class Questions(NamedTuple):
-    """All of them by id. `notes` are sentences for the report; `source` says where they are from (LangSmith: id, revision, url)."""
+    """All of them by id. `notes` are sentences for the report; `source` says where they are from.
+
+    That is a revision, of LangSmith also id and url; nothing for files.
+    """
 
     by_id: dict[str, Question]
     notes: tuple[str, ...]
     source: dict[str, str]
 
 
-def gathered(order: Order, work: Work, settings: Settings, langsmith: LangSmith | None) -> Questions:
+def gathered(order: Order, work: Work, settings: Settings, langsmith: LangSmith | None, hub: Hub) -> Questions:
     """Raises Permanent for a data set that cannot be used, Temporary where it cannot be reached."""
-    raw, source = rows_of(order, work, langsmith)
+    raw, source = rows_of(order, work, langsmith, hub)
     trained: set[str] = set()
     unread: list[str] = []
     for each in order.trained_on:
-        found = keys_of(each, settings, langsmith)
+        found = keys_of(each, settings, langsmith, hub)
         trained |= found or set()
         unread += (
             [f"Whether questions are among those of {each['source']}, which was trained on, is not known."] if found is None else []
@@ -61,18 +65,30 @@ def gathered(order: Order, work: Work, settings: Settings, langsmith: LangSmith 
     return Questions({one.example.id: one for one in chosen}, (*notes, *unread), source)
 
 
-def rows_of(order: Order, work: Work, langsmith: LangSmith | None) -> tuple[list[Any], dict[str, str]]:
-    """As they were when the evaluation started: what LangSmith has is kept at its revision before the first call."""
+def rows_of(order: Order, work: Work, langsmith: LangSmith | None, hub: Hub) -> tuple[list[Any], dict[str, str]]:
+    """As they were when the evaluation started: what lies elsewhere is kept at its revision before the first call."""
     path, source = work.path("dataset.jsonl"), work.read("source.json")
-    if not path.exists() or (order.dataset.get("langsmith") and source is None):
-        if langsmith is None:
-            raise Permanent("spec.dataset is in LangSmith, and environment.yaml has no spec.langsmith; add it, or use files")
-        found = langsmith.dataset(order.dataset["langsmith"], order.dataset.get("revision") or "latest", order.dataset.get("split"))
-        rows = [{"id": one.id, **one.row()} for one in found.examples]
+    elsewhere = order.dataset.get("langsmith") or order.dataset.get("huggingface")
+    if not path.exists() or (elsewhere and source is None):
+        rows, source = _from_hub(order, hub) if order.dataset.get("huggingface") else _from_langsmith(order, langsmith)
         work.write("dataset.jsonl", b"\n".join(msgspec.json.encode(row) for row in rows))
-        source = {"id": found.id, "revision": found.revision, "digest": found.digest, "url": found.url}
         work.write("source.json", json.dumps(source).encode())
     return parsed(path.read_bytes(), str(order.state["dataset"])), source or {}
+
+
+def _from_langsmith(order: Order, langsmith: LangSmith | None) -> tuple[list[Any], dict[str, str]]:
+    if langsmith is None:
+        raise Permanent("spec.dataset is in LangSmith, and environment.yaml has no spec.langsmith; add it, or use files")
+    found = langsmith.dataset(order.dataset["langsmith"], order.dataset.get("revision") or "latest", order.dataset.get("split"))
+    rows = [{"id": one.id, **one.row()} for one in found.examples]
+    return rows, {"id": found.id, "revision": found.revision, "digest": found.digest, "url": found.url}
+
+
+def _from_hub(order: Order, hub: Hub) -> tuple[list[Any], dict[str, str]]:
+    """Whatever branch or tag is written, the rows are those of one commit."""
+    name, revision = order.dataset["huggingface"], order.dataset.get("revision") or "main"
+    found = hub.repositories.rows(name, revision=revision, split=order.dataset.get("split"))
+    return list(found.rows), {"repository": name, "revision": found.revision}
 
 
 def parsed(content: bytes, name: str) -> list[Any]:
@@ -88,12 +104,18 @@ def parsed(content: bytes, name: str) -> list[Any]:
     return rows
 
 
-def keys_of(each: Mapping[str, str | None], settings: Settings, langsmith: LangSmith | None) -> set[str] | None:
-    """Digests of the questions of a data set that a side was trained on; None where it cannot be read."""
+def keys_of(each: Mapping[str, str | None], settings: Settings, langsmith: LangSmith | None, hub: Hub) -> set[str] | None:
+    """Digests of the questions of a data set that a side was trained on; None where it cannot be read.
+
+    `revision` is the one that was trained on; of files the objects, of the Hub the commit.
+    """
     source, split, revision = each["source"] or "", each["split"], each.get("revision") or ""
+    found: Sequence[Any] | None
     try:
         if source.startswith(LANGSMITH):
             found = langsmith.dataset(source.removeprefix(LANGSMITH), split=split).rows() if langsmith else None
+        elif source.startswith(HUB):
+            found = hub.repositories.rows(source.removeprefix(HUB), revision=revision or "main", split=split).rows
         elif "://" in source:
             found = None
         else:

@@ -25,11 +25,15 @@ MOST_REASON = 500
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What the child hands back; `report` is a `judgement.record.Record`, `full` the same with every text."""
+    """What the child hands back; `report` is a `judgement.record.Record`, `full` the same with every text.
+
+    `revision` is that of the data set, empty for files.
+    """
 
     report: Record
     full: Record
     cost_usd: float | None
+    revision: str = ""
 
     def with_links(self, links: dict[str, str], note: str) -> Result:
         verdict = self.report.verdict
@@ -50,6 +54,7 @@ class Result(msgspec.Struct, frozen=True):
             "report": msgspec.to_builtins(self.report),
             "cost_usd": self.cost_usd,
             "links": self.report.links,
+            "revision": self.revision,
         }
 
 
@@ -81,7 +86,7 @@ def concluded(
         judge=str(order.state.get("judge", "")),
         cost_usd=cost,
     )
-    return Result(bounded(full), full, cost)
+    return Result(bounded(full), full, cost, questions.source.get("revision", ""))
 
 
 def scoring_of(spec: dict[str, Any]) -> Scoring:

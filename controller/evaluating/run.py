@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from controller.clients.evaluation_serving import MARKS, name_of
 from controller.clients.evaluation_work import Journal, Order, Work
+from controller.clients.huggingface import Hub
 from controller.clients.langsmith import LangSmith
 from controller.clients.model_records import Call as Asked
 from controller.clients.model_records import Reply, Verdict
 from controller.clients.models import Models
+from controller.environment import Endpoint, Price
 from controller.errors import Permanent, Temporary
 from controller.evaluating.asking import Crew, Halt, Outage, Purse
 from controller.evaluating.checking import answer_of, checks_of
@@ -21,6 +24,7 @@ from controller.evaluating.experiments import logged
 from controller.evaluating.judging import JudgeReply, judged
 from controller.evaluating.questions import Questions, gathered
 from controller.evaluating.result import concluded
+from controller.evaluating.serving import Serving
 from controller.judgement.orders import Call, interleaved
 from controller.judgement.results import Answer, Judged
 from controller.settings import Settings
@@ -30,7 +34,10 @@ TELL_SECONDS = 1.0
 
 
 class Evaluation:
-    """The state of one run. `stop` says why to stop, or nothing; `now` is the wall clock; `say` prints a line of progress."""
+    """The state of one run. `stop` says why to stop, or nothing; `now` is the wall clock; `say` prints a line of progress.
+
+    `hub` is Hugging Face: for questions that lie there, and for endpoints that a side needs.
+    """
 
     def __init__(
         self,
@@ -39,50 +46,64 @@ class Evaluation:
         settings: Settings,
         models: Models,
         langsmith: LangSmith | None,
+        hub: Hub,
         *,
         stop: Callable[[], str],
         now: Callable[[], datetime],
         say: Callable[[str], None],
     ) -> None:
         self.order, self.work, self.settings = order, work, settings
-        self.models, self.langsmith = models, langsmith
+        self.models, self.langsmith, self.hub = models, langsmith, hub
         self.stop, self.now, self.say = stop, now, say
         self.answers: dict[Key, Answer] = {}
         self.judged: dict[tuple[str, int], Judged] = {}
         self.unsure: set[str] = set()  # calls that were begun by a process that died before it noted the answer
         self.unmeasured: dict[str, str] = {}
         self.purse = Purse(order.ceiling)
+        self.serving = Serving(
+            order, work, hub, self.purse, stop=stop, now=now, tell=lambda text: self._tell("running", waiting=text)
+        )
+        self.purse.standing = self.serving.reserve
+        self.models.listed_prices |= _listed_prices(order)
         self.outage = Outage(models.spec.outage)
         self.checks = checks_of(order.spec)
         self.total = 0
         self.told: datetime | None = None
+        self.waiting = ""
 
     def run(self) -> str:
         """`ended`, `stopped` (goes on later) or `failed` (a person has to do something first); all is on disk by then."""
+        left = ""
         try:
             self._recall()
             self.journal = Journal(self.work.path("calls.jsonl"))
-            questions = gathered(self.order, self.work, self.settings, self.langsmith)
+            self.serving.begin(self.journal)
+            questions = gathered(self.order, self.work, self.settings, self.langsmith, self.hub)
             halt = self._ask_all(questions)
         except (Temporary, Permanent) as error:
             halt, questions = Halt(str(error), error), None
+        finally:
+            left = self.serving.close()
         if halt is not None and not halt.ceiling:
             phase = "failed" if isinstance(halt.error, Permanent) else "stopped"
-            self._tell(phase, halt.reason)
+            self._tell(phase, f"{halt.reason}; {left}" if left else halt.reason)
             return phase
         assert questions is not None
         notes = [*questions.notes, *([f"Stopped early: {halt.reason}."] if halt else [])]
         notes += [f"{name} could not measure some answers: {why}." for name, why in sorted(self.unmeasured.items())]
+        notes += [f"Endpoints {left}."] if left else []
         result = concluded(self.order, questions, list(self.answers.values()), list(self.judged.values()), self._cost(), notes)
         links, note = logged(self.langsmith, self.order, questions, result)
         self.work.write("result.json", msgspec.json.encode(result.with_links(links, note).as_json()))
-        self._tell("ended", "")
+        self._tell("ended")
         return "ended"
 
     # -- what an earlier process did ---------------------------------------------------------------------------------
 
     def _recall(self) -> None:
         for line in self.work.lines("calls.jsonl"):
+            if any(mark in line for mark in MARKS):
+                continue
             if "begun" in line:
                 self.unsure.add(line["begun"])
                 continue
@@ -103,13 +124,30 @@ class Evaluation:
         spec = self.order.spec
         calls = interleaved(sorted(questions.by_id), repetitions=spec["repetitions"], seed=spec["seed"])
         self.total = len(calls) + (len(calls) // 2 if spec["judge"] else 0)
-        self._tell("running", "", always=True)
+        self._tell("running", always=True)
         for last in (False, True):  # what an outage left unanswered is asked once more at the end, then it is an error
             todo = [call for call in calls if (call.example, call.side, call.repetition) not in self.answers]
-            halt = self._crew(self._asker(questions, last)).run(todo)
+            halt = self._serve({call.side for call in todo}) or self._crew(self._asker(questions, last)).run(todo)
             if halt is not None:
                 return halt
+        self.serving.close()  # judging takes long, and needs none of them; what is left is tried again at the end
         return self._judge_all(questions) if spec["judge"] else None
+
+    def _serve(self, sides: Collection[str]) -> Halt | None:
+        """Creates what these sides need, and makes it known to the door of models. Raises Temporary, Permanent."""
+        halt = self.serving.ready(sides)
+        for side, there in self.serving.there.items():
+            target = getattr(self.order, side)
+            written = self.settings.spec.endpoints.get(target["endpoint"])
+            terms = {"timeout": written.timeout} if written else {}
+            place = Endpoint.model_validate({"url": f"{there.url.rstrip('/')}/v1", **terms})
+            self.models.serve(self._place(side), place, self.hub.session.token, name_of(self.order.intent, side))
+        return halt
+
+    def _place(self, side: str) -> str:
+        """The name of a side's endpoint: two sides may be created by one entry of environment.yaml."""
+        name: str = getattr(self.order, side)["endpoint"]
+        return f"{name}, created for the {side}" if side in self.serving.rules else name
 
     def _asker(self, questions: Questions, last: bool) -> tuple[Any, Any, Any]:
         def do(call: Call) -> tuple[Reply, Answer, dict[str, str]]:
@@ -124,6 +162,7 @@ class Evaluation:
         def after(call: Call, found: tuple[Reply, Answer, dict[str, str]]) -> float | None:
             reply, answer, why = found
             usd = self._paid([reply], call.side, _name(*_key(answer)))
+            usd = 0.0 if call.side in self.serving.rules else usd  # paid by the minute
             line: dict[str, Any] = {"what": call.side, "usd": usd}
             if last or reply.error_kind != "temporary":
                 self.answers[_key(answer)] = answer
@@ -131,7 +170,7 @@ class Evaluation:
                 line |= {"answer": msgspec.to_builtins(answer), "started": reply.started}
                 line |= {"unmeasured": why} if why else {}
             self.journal.append(line)
-            self._tell("running", "")
+            self._tell("running")
             return usd
 
         def before(call: Call) -> None:
@@ -142,7 +181,7 @@ class Evaluation:
     def _asked(self, call: Call, messages: tuple[dict[str, Any], ...]) -> Asked:
         target, spec = getattr(self.order, call.side), self.order.spec
         parameters = {"temperature": spec["temperature"], "max_tokens": spec["maxTokens"]}
-        return Asked(target["endpoint"], target["model"], messages, parameters, sample=call.repetition)
+        return Asked(self._place(call.side), target["model"], messages, parameters, sample=call.repetition)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +202,7 @@ class Evaluation:
             usd = self._paid(replies, "judge", _name("judge", one.example, one.repetition))
             self.judged[one.example, one.repetition] = one
             self.journal.append({"what": "judge", "usd": usd, "judged": msgspec.to_builtins(one)})
-            self._tell("running", "")
+            self._tell("running")
             return usd
 
         return self._crew((do, before, after)).run(self._pairs())
@@ -214,11 +253,13 @@ class Evaluation:
         return total
 
     def _cost(self) -> float | None:
-        return None if self.purse.unknown else self.purse.spent
+        return None if self.purse.unknown else self.purse.spent + self.serving.owed()
 
-    def _tell(self, phase: str, reason: str, *, always: bool = False) -> None:
+    def _tell(self, phase: str, reason: str = "", *, always: bool = False, waiting: str = "") -> None:
         """Replaces progress.json, at most once a second while it runs; prints a line with it."""
         now = self.now()
+        always = always or waiting != self.waiting
+        self.waiting = waiting
         if phase == "running" and not always and self.told and (now - self.told).total_seconds() < TELL_SECONDS:
             return
         self.told = now
@@ -230,9 +271,20 @@ class Evaluation:
             "errors": sum(bool(answer.error) for answer in self.answers.values()),
             "at": now.isoformat(),
             "reason": reason,
+            **({"waiting": waiting} if waiting else {}),
         }
         self.work.write("progress.json", json.dumps(line).encode())
         self.say(json.dumps(line))
+
+
+def _listed_prices(order: Order) -> dict[tuple[str, str], Price]:
+    """Prices that its endpoints listed when it started, by endpoint and model."""
+    targets = {"candidate": order.candidate, "baseline": order.baseline, "judge": order.spec["judge"]}
+    found = order.state.get("prices", {})
+    return {
+        (targets[name]["endpoint"], targets[name]["model"]): Price.model_validate(price, strict=False)
+        for name, price in found.items()
+    }
 
 
 def _key(answer: Answer) -> Key:

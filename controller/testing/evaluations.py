@@ -5,7 +5,7 @@ Like the real one it outlives the controller, is claimed by its intent, and goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,7 +56,15 @@ class EvaluationsDouble:
             return {**found, "phase": "ended", "result": result_of(work["order"], self.verdicts)}
         return {**found, "phase": "stopped" if work["since"] is None else "running"}
 
-    def cancel(self, handle: str) -> dict[str, Any]:
+    def lists(self, asked: Sequence[tuple[str, str | None]], bound: bool) -> dict[str, Any]:
+        """Nobody lists anything, as where no list can be read."""
+        return {}
+
+    def release(self, handle: str, serving: Sequence[str]) -> str:
+        self.faults.point("release")
+        return ""
+
+    def cancel(self, handle: str, serving: Sequence[str] = ()) -> dict[str, Any]:
         self.faults.point("cancel")
         work = self._of(handle)
         self._pass_time(handle, work)

@@ -218,7 +218,7 @@ def test_stopped_anywhere_and_resumed_it_pays_once(place: Place, how: signal.Sig
             assert door.look(handle)["phase"] in ("stopped", "ended")
             door.resume(handle, order)
         result = result_of(door, handle)
-        asked = [json.loads(one.asked.body) for one in api.asked(CHAT)]
+        asked = [json.loads(one.asked.body) for one in api.asked(CHAT) if one.asked.body]  # a kill may cut a request off
     questions = {(one["model"], json.dumps(one["messages"])) for one in asked}
     assert len(questions) == 120
     twice = len(asked) - len(questions)

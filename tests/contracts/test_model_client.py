@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -147,6 +148,59 @@ def test_a_server_without_usage_gives_no_tokens_and_no_cost(tmp_path: Path, wait
     with plain_server(lambda number: json_answer(completion("hi"))) as url:
         reply = door_to(url, tmp_path, waits, prices={SMALL: Price(input=2.0, output=4.0)}).ask(call(stream=False))
         assert (reply.text, reply.input_tokens, reply.cost_usd) == ("hi", None, None)
+
+
+# -- replicas and created endpoints ------------------------------------------------------------------------------------
+
+
+def test_replicas_take_turns_and_one_that_is_gone_is_passed_by(
+    api: OpenRouterApi, script: Script, tmp_path: Path, waits: Waits
+) -> None:
+    (tmp_path / "key").write_text(KEY)
+    with OpenRouterApi(answers=script, keys=[KEY]) as second:
+        gone = f"http://127.0.0.1:{free_port()}/v1"
+        pool = Endpoint(replicas=(api.base_url, gone, second.base_url), api_key="file:key", timeout=10.0)
+        door = Models({"router": pool}, {}, InferenceSpec(attempts=3, timeout=10.0), tmp_path, sleep=waits, chance=lambda: 1.0)
+        replies = [door.ask(call(f"question {number}")) for number in range(8)]
+        assert [reply.error for reply in replies] == [""] * 8
+        assert {len(one.asked(CHAT)) for one in (api, second)} == {4}
+        assert sum(reply.attempts - 1 for reply in replies) == 4  # and nothing of that can have been billed
+        assert sum(reply.unanswered for reply in replies) == 0
+        assert [door.ask(call(f"question {number}")).cached for number in range(8)] == [True] * 8
+
+
+def test_an_endpoint_that_was_created_is_known_by_its_identity(api: OpenRouterApi, tmp_path: Path, waits: Waits) -> None:
+    """Its address may be another one next time; what was paid is not paid again."""
+    created = Endpoint.model_validate({"inferenceEndpoint": {"region": "r", "instanceType": "t"}})
+    asked = dataclasses.replace(call(), endpoint="mine")
+    for address in (api.base_url, f"{api.base_url}/"):
+        door = Models({"template": created}, {}, InferenceSpec(attempts=1, timeout=10.0), tmp_path, sleep=waits)
+        door.serve("mine", Endpoint(url=address), lambda: KEY, "turnout-abc")
+        assert door.ask(asked).error == ""
+    assert len(api.asked(CHAT)) == 1
+    with pytest.raises(Permanent, match="endpoint 'template' is created by an evaluation for a side of its own"):
+        door.ask(dataclasses.replace(call(), endpoint="template"))
+    door = Models({}, {}, InferenceSpec(attempts=1, timeout=10.0), tmp_path, sleep=waits)
+    door.serve("mine", Endpoint(url=api.base_url), lambda: "hf_wrong_token", "turnout-def")
+    with pytest.raises(Permanent, match=r"check spec.huggingface.token") as refused:
+        door.ask(asked)
+    assert "hf_wrong_token" not in str(refused.value)
+
+
+def test_the_price_of_a_list_counts_where_none_is_written(tmp_path: Path, waits: Waits) -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+    with plain_server(lambda number: json_answer(completion("hi", usage=usage))) as url:
+        door = door_to(url, tmp_path, waits, prices={"own/model": Price(input=2.0, output=4.0)})
+        listed = {model: Price(input=20.0, output=40.0) for model in ("own/model", "other/model")}
+        door.listed_prices |= {("router", model): price for model, price in listed.items()}
+        assert door.ask(call(model="own/model", stream=False)).cost_usd == pytest.approx(0.004)
+        assert door.ask(call(model="other/model", stream=False)).cost_usd == pytest.approx(0.04)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 # -- retries -----------------------------------------------------------------------------------------------------------

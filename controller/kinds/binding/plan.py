@@ -72,6 +72,13 @@ def _problems(address: Address, spec: BindingSpec, refs: Refs) -> Iterable[Wait]
             f"spec.endpoint: environment {refs.environment.get('name')} has no endpoint {spec.endpoint!r}{hint}; "
             f"allowed: {listed(endpoints)}",
         )
+    elif endpoints[spec.endpoint].get("inferenceEndpoint"):
+        yield Wait(
+            "Invalid",
+            f"endpoint {spec.endpoint}",
+            f"spec.endpoint: {spec.endpoint!r} is created by an evaluation for itself, nothing is there for a binding; "
+            f"allowed: {listed(name for name, each in endpoints.items() if not each.get('inferenceEndpoint'))}",
+        )
     for name in spec.fallbacks:
         target = Address.of("ModelBinding", name)
         if target == address:

@@ -6,28 +6,32 @@ The work is a child process under a handle; what it found arrives as signals. Th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from controller.address import Address
-from controller.change import Action, Change, Cost, Wait
+from controller.change import Action, Change, Wait
 from controller.errors import listed, nearest
 from controller.kind import Observed, Reference, Refs, Situation, Unknown
-from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side, TrainingFacts
+from controller.kinds.evaluation.money import priced, worst_calls
+from controller.kinds.evaluation.sides import (
+    TRAINED,
+    answering,
+    asked,
+    created,
+    listed_prices,
+    resolved,
+    trained,
+    unservable,
+)
+from controller.kinds.evaluation.spec import EvaluationSpec, EvaluationState, Side
 from controller.model import spoken
 
 Situated = Situation[EvaluationSpec, EvaluationState]
-TARGET = ("model", "endpoint", "version")
-TRAINED = "succeeded"
 LOOK_SECONDS = 5.0
 RESUME_SECONDS = (5.0, 30.0, 120.0, 600.0)
 """Waits before the work is started again, by how often that brought nothing."""
-JUDGE_FRAME_TOKENS = 800
-"""What the judge's wording and the schema take besides question and answers."""
-JUDGE_CALLS = 2 * 2
-"""Both orders, and each may be sent back once because its form is wrong."""
 
 
 def references(spec: EvaluationSpec) -> Iterable[Reference]:
@@ -70,7 +74,7 @@ def _removed(situation: Situated) -> Change:
         after={**state, "phase": "cancelled", "reasons": [reason], "cost": signals.get("cost_usd", state.get("cost"))},
         ends="cancelled",
         part="end",
-        payload={"handle": past.handle, "cancel": True},
+        payload={"handle": past.handle, "cancel": True, "serving": sorted((past.after or {}).get("serving", {}))},
         urgent=True,
     )
 
@@ -79,12 +83,21 @@ def _removed(situation: Situated) -> Change:
 
 
 def _start(situation: Situated, spec: EvaluationSpec) -> Change:
-    refs = situation.refs
+    refs, seen = situation.refs, situation.observed
+    signals = (seen.signals if isinstance(seen, Observed) else None) or {}
+    lists, hardware = signals.get("lists", {}), signals.get("hardware", {})
+    environment = refs.environment
     candidate, baseline = (resolved(side, spec.agent, refs) for side in (spec.candidate, spec.baseline))
+    targets = asked(spec, candidate, baseline)
+    answers = {name: answering(target, environment.get("endpoints", {}), lists) for name, target in targets.items()}
+    prices = listed_prices(targets, answers, environment.get("prices", {}), lists)
+    serving = created(spec, refs, targets, answers, hardware)
+    cost, bill, over = priced(spec, environment.get("prices", {}), candidate, baseline, prices, serving)
     waits = [*_missing(spec, refs, candidate, baseline), *_unfit(spec, refs, candidate, baseline)]
-    cost, bill, over = priced(spec, refs.environment.get("prices", {}), candidate, baseline)
+    waits += unservable(spec, refs, targets, answers, hardware)
     if over:
         waits.append(Wait("Budget", "budgetUsd", over))
+    moved = {name: found for name, found in answers.items() if found != targets[name]["endpoint"]}
     state = EvaluationState(
         agent=spec.agent,
         phase="running",
@@ -93,11 +106,14 @@ def _start(situation: Situated, spec: EvaluationSpec) -> Change:
         dataset=spec.dataset.label,
         judge=f"{spec.judge.model} ({spec.judge.prompt})" if spec.judge else "",
         ceiling=cost.ceiling,
+        endpoints=moved,
+        prices=prices,
+        serving=serving,
     ).full()
     return Change(
         Action.RUN,
         f"compares {_named(candidate, spec.candidate)} with {_named(baseline, spec.baseline)} on at most {spec.examples} questions"
-        f" of {spec.dataset.label}, for {bill}",
+        f" of {spec.dataset.label}, for {bill}{_moved(moved, targets)}",
         after=state,
         cost=cost,
         waits=tuple(waits),
@@ -106,32 +122,12 @@ def _start(situation: Situated, spec: EvaluationSpec) -> Change:
     )
 
 
-def resolved(side: Side, agent: str, refs: Refs) -> dict[str, str] | None:
-    """Model, endpoint and version of a side; None while that is not known."""
-    if side.model is not None:
-        return {"model": side.model, "endpoint": side.endpoint or "", "version": side.version or ""}
-    if side.bound:
-        bound = refs.get(Address.of("ModelBinding", agent))
-        return {key: str(bound[key]) for key in TARGET} if bound else None
-    facts = trained(refs, side)
-    if facts is None or facts.phase != TRAINED or not facts.repo:
-        return None
-    return {"model": facts.repo, "endpoint": side.endpoint or "", "version": facts.version}
-
-
-def trained(refs: Refs, side: Side) -> TrainingFacts | None:
-    """What the training of a side says, or None while it says nothing."""
-    state = of_run(refs, Address.of("TrainingRequest", side.training)) if side.training else None
-    return (
-        TrainingFacts.model_validate({key: state.get(key) for key in TrainingFacts.model_fields if state.get(key)})
-        if state
-        else None
+def _moved(moved: Mapping[str, str], targets: Mapping[str, Mapping[str, str]]) -> str:
+    """Who is asked elsewhere, and why."""
+    return "".join(
+        f"; the {name} at {there}: {targets[name]['endpoint']} does not list {targets[name]['model']}"
+        for name, there in moved.items()
     )
-
-
-def of_run(refs: Refs, address: Address) -> Mapping[str, Any] | None:
-    """The last state of a run: what is observed while it runs, what the log keeps when it has ended."""
-    return refs.get(address) or refs.past(address).after
 
 
 def _missing(
@@ -165,9 +161,9 @@ def _unfit(
     spec: EvaluationSpec, refs: Refs, candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
 ) -> Iterable[Wait]:
     endpoints = refs.environment.get("endpoints", {})
-    asked = {"candidate": candidate or spec.candidate.full(), "baseline": baseline or spec.baseline.full()}
-    asked |= {"judge": spec.judge.full()} if spec.judge else {}
-    for name, target in asked.items():
+    named = {"candidate": candidate or spec.candidate.full(), "baseline": baseline or spec.baseline.full()}
+    named |= {"judge": spec.judge.full()} if spec.judge else {}
+    for name, target in named.items():
         endpoint = target.get("endpoint")
         if endpoint and endpoint not in endpoints:
             known = f"there is no endpoint {endpoint!r}{nearest(endpoint, endpoints)}; allowed: {listed(endpoints)}"
@@ -185,81 +181,31 @@ def _unfit(
             yield Wait("Invalid", "dataset", told)
 
 
-# -- money -----------------------------------------------------------------------------------------------------------
-
-
-def priced(
-    spec: EvaluationSpec, prices: Mapping[str, Any], candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
-) -> tuple[Cost, str, str]:
-    """Estimate and ceiling in USD, how they come about, and why it is too much (or nothing).
-
-    The ceiling is every question, on both sides and before the judge, with all the tokens that it may take. Where no price is
-    known it is the budget, which the work never exceeds. The estimate is half of the ceiling: questions are seldom full, and a
-    judge is seldom sent back.
-    """
-    worst = worst_calls(spec, prices, candidate, baseline)
-    unknown = sorted({name for name, usd in worst.items() if usd is None})
-    if unknown:
-        told = f"at most {spec.budget_usd:.2f} USD (its budget: no price is known for the {' and the '.join(unknown)})"
-        return Cost(spec.budget_usd / 2, spec.budget_usd), told, ""
-    pairs = spec.examples * spec.repetitions
-    ceiling = math.ceil(round(pairs * sum(usd or 0.0 for usd in worst.values()) * 10_000, 3)) / 10_000
-    parts = " + ".join(f"{name} {usd:.4f}" for name, usd in worst.items() if usd is not None)
-    told = f"at most {ceiling:.2f} USD ({spec.examples} questions x {spec.repetitions} x ({parts}))"
-    over = ""
-    if ceiling > spec.budget_usd:
-        over = (
-            f"spec.budgetUsd is {spec.budget_usd:.2f}, and it may cost {told.removeprefix('at most ')}; "
-            "raise it, or lower examples, repetitions, maxTokens or maxInputTokens"
-        )
-    return Cost(ceiling / 2, ceiling), told, over
-
-
-def worst_calls(
-    spec: EvaluationSpec, prices: Mapping[str, Any], candidate: Mapping[str, str] | None, baseline: Mapping[str, str] | None
-) -> dict[str, float | None]:
-    """USD of one answer of each side and of one judged pair, at most; None where no price is known."""
-    system = (len(spec.system.encode()) + 3) // 4 if spec.system else 0
-    asked = spec.max_input_tokens + system
-    worst = {
-        "candidate": _usd(prices, candidate, asked, spec.max_tokens),
-        "baseline": _usd(prices, baseline, asked, spec.max_tokens),
-    }
-    if spec.judge:
-        shown = JUDGE_FRAME_TOKENS + 2 * spec.max_input_tokens + 2 * spec.max_tokens + spec.judge.max_tokens
-        one = _usd(prices, {"model": spec.judge.model}, shown, spec.judge.max_tokens)
-        worst["judge"] = None if one is None else JUDGE_CALLS * one
-    return worst
-
-
-def _usd(prices: Mapping[str, Any], target: Mapping[str, str] | None, tokens_in: int, tokens_out: int) -> float | None:
-    """Prices are per million tokens."""
-    price = prices.get(target["model"]) if target else None
-    return (tokens_in * price["input"] + tokens_out * price["output"]) / 1_000_000 if price else None
-
-
 def ordered(situation: Situated, spec: EvaluationSpec, state: Mapping[str, Any]) -> dict[str, Any]:
     """What the child process needs; made from the frozen spec and the sides that were found at the start."""
     assert situation.desired is not None
     facts = [trained(situation.refs, side) for side in (spec.candidate, spec.baseline)]
+    candidate, baseline = state["candidate"] or None, state["baseline"] or None
+    moved, prices = state.get("endpoints", {}), situation.refs.environment.get("prices", {})
+    written = spec.full()
+    if "judge" in moved:
+        written["judge"]["endpoint"] = moved["judge"]
     return {
         "name": situation.desired.address.name,
         "agent": spec.agent,
-        "candidate": state["candidate"],
-        "baseline": state["baseline"],
+        "candidate": _placed(candidate, moved.get("candidate")),
+        "baseline": _placed(baseline, moved.get("baseline")),
         "state": dict(state),
         "dataset": {**spec.dataset.full(), "objects": dict(situation.desired.paths)},
-        "trained_on": [
-            {"source": each.source, "split": each.split, "revision": str(each.dataset.get("revision") or "")}
-            for each in facts
-            if each and each.source
-        ],
-        "spec": spec.full(),
-        "worst": worst_calls(
-            spec, situation.refs.environment.get("prices", {}), state["candidate"] or None, state["baseline"] or None
-        ),
+        "trained_on": [{"source": each.source, "split": each.split, "revision": each.at} for each in facts if each and each.source],
+        "spec": written,
+        "worst": worst_calls(spec, prices, candidate, baseline, state.get("prices"), state.get("serving")),
         "ceiling": state["ceiling"],
     }
+
+
+def _placed(target: Mapping[str, str] | None, elsewhere: str | None) -> dict[str, str]:
+    return {**(target or {}), **({"endpoint": elsewhere} if elsewhere else {})}
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------------------
@@ -296,6 +242,7 @@ def _completed(situation: Situated, state: dict[str, Any], found: Mapping[str, A
             "examples": verdict["examples"],
             "cost": result.get("cost_usd"),
             "links": dict(result.get("links", {})),
+            "revision": result.get("revision", ""),
         },
         strict=False,
     ).full()
@@ -308,13 +255,13 @@ def _completed(situation: Situated, state: dict[str, Any], found: Mapping[str, A
         ends="completed",
         part="end",
         evidence={"report": result["report"]},
-        payload={"handle": situation.past.handle},
+        payload={"handle": situation.past.handle, "serving": sorted(state.get("serving", {}))},
     )
 
 
 def _failed(situation: Situated, state: dict[str, Any], found: Mapping[str, Any], reason: str) -> Change:
     after = {**state, "phase": "failed", "reasons": [reason], "cost": found.get("cost_usd", state.get("cost"))}
-    payload = {"handle": situation.past.handle, "cancel": True}
+    payload = {"handle": situation.past.handle, "cancel": True, "serving": sorted(state.get("serving", {}))}
     return Change(Action.STEP, reason, before=state, after=after, ends="failed", part="end", payload=payload)
 
 
@@ -350,6 +297,8 @@ def _stay(situation: Situated, state: Mapping[str, Any], reason: str, seconds: f
 
 
 def _progress(found: Mapping[str, Any]) -> str:
+    if found.get("waiting") and found.get("phase") == "running":
+        return f"{found['waiting']}. {_spent(found.get('cost_usd'))}".rstrip(".")
     if not found.get("total"):
         return "no call has been made yet"
     return f"{found.get('done', 0)} of {found['total']} calls done. {_spent(found.get('cost_usd'))}".rstrip(".")

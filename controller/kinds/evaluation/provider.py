@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from controller.address import Address
 from controller.change import Action, Change
@@ -19,7 +20,15 @@ class EvaluationProvider:
 
     def observe(self, known: Sequence[Known[EvaluationSpec]]) -> Mapping[Address, Observed[EvaluationState] | Unknown]:
         seen: dict[Address, Observed[EvaluationState] | Unknown] = {}
+        waiting = {one.address: one.resource.spec for one in known if one.resource is not None and _is_new(one)}
+        if len(waiting) > 1:  # side by side; each then finds its own among what is kept
+            self._lists(waiting.values())
         for one in known:
+            if one.address in waiting:
+                signals = self._lists([waiting[one.address]])
+                if signals:
+                    seen[one.address] = Observed(None, signals)
+                continue
             if one.past.after is None:
                 continue
             state = EvaluationState.model_validate(one.past.after, strict=False)
@@ -32,17 +41,29 @@ class EvaluationProvider:
                 seen[one.address] = Unknown(str(error))
         return seen
 
+    def _lists(self, specs: Iterable[EvaluationSpec]) -> Mapping[str, Any]:
+        """Lists of models and prices that a start depends on. What is bound is not known here: then every endpoint may count."""
+        asked: list[tuple[str, str | None]] = []
+        bound = False
+        for spec in specs:
+            asked += [(side.endpoint or "", side.model) for side in (spec.candidate, spec.baseline) if not side.bound]
+            asked += [(spec.judge.endpoint, spec.judge.model)] if spec.judge else []
+            bound = bound or bool(spec.candidate.bound or spec.baseline.bound)
+        found: Mapping[str, Any] = self.clients.open("evaluations").lists(asked, bound)
+        return found
+
     def apply(self, change: Change, report: Report) -> Outcome:
         door, given = self.clients.open("evaluations"), change.payload or {}
         if change.action is Action.RUN:
             return Outcome(handle=door.start(change.intent, given["order"]))
         if given.get("cancel") and given["handle"]:
-            spent = door.cancel(given["handle"])
+            spent = door.cancel(given["handle"], given.get("serving", ()))
             return Outcome(said=spent["said"], notes={"cost_usd": spent["cost_usd"]})
         if "order" in given:
             door.resume(given["handle"], given["order"])
         elif change.ends and change.after:
-            return Outcome(notes={"cost_usd": change.after.get("cost")})
+            said = door.release(given["handle"], given["serving"]) if given.get("serving") else ""
+            return Outcome(said=said, notes={"cost_usd": change.after.get("cost")})
         return Outcome()
 
     def working(self) -> Collection[str]:
@@ -59,3 +80,7 @@ class EvaluationProvider:
         except (Temporary, Permanent) as error:
             return Unknown(str(error))
         return Outcome(after=found["state"], handle=found["handle"]) if found else None
+
+
+def _is_new(one: Known[EvaluationSpec]) -> bool:
+    return not one.past.exists and not one.past.ended

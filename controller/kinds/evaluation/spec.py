@@ -17,7 +17,8 @@ from controller.model import Name, Seconds, Spec, Text
 Measure = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Share = Annotated[float, Field(ge=0, le=10)]
 RepoFile = Annotated[Text, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*\.jsonl$")]
-LANGSMITH = "ls://"
+LANGSMITH, HUB = "ls://", "hf://"
+SHORT = r"^(ls://\S+|hf://[\w.-]+/[\w.-]+(@[^\s@]+)?)$"
 
 
 class Side(Spec):
@@ -60,18 +61,23 @@ class Side(Spec):
 
 
 class Dataset(Spec):
-    """The questions; never those of the training. Short form: `ls://name-or-id`."""
+    """The questions; never those of the training. Short forms: `ls://name-or-id`, `hf://org/name` or `hf://org/name@revision`."""
 
     langsmith: Text | None = Field(
         None, title="LangSmith", description="Name or id of a data set.", examples=["feature-dev-evaluation"]
     )
+    huggingface: Annotated[Text, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        None, title="Hugging Face", description="Dataset repository of the Hub.", examples=["acme/feature-dev-evaluation"]
+    )
     revision: Text | None = Field(
         None,
         title="Revision",
-        description="Of the LangSmith data set: a time or a tag; default: now.",
+        description="Of LangSmith: a time or a tag; of the Hub: a branch, a tag or a commit; default: the newest.",
         examples=["2026-11-01T00:00:00Z"],
     )
-    split: Text | None = Field(None, title="Split", description="Of the LangSmith data set; default: all.", examples=["test"])
+    split: Text | None = Field(
+        None, title="Split", description="Of the LangSmith or Hub data set; default: all.", examples=["test"]
+    )
     files: list[RepoFile] = Field(
         [],
         title="Files",
@@ -84,28 +90,41 @@ class Dataset(Spec):
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         """The short form is part of the schema, so that editors accept it."""
         schema: dict[str, Any] = handler.resolve_ref_schema(handler(core))
-        schema.update(type=["object", "string"], pattern=r"^ls://\S+$")
+        schema.update(type=["object", "string"], pattern=SHORT)
         return schema
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if not value.startswith(LANGSMITH) or value == LANGSMITH:
-                raise ValueError(f"{value!r} is no data set; write ls://name-or-id, or files: [datasets/evaluation.jsonl]")
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(SHORT, value):
+            raise ValueError(
+                f"{value!r} is no data set; write ls://name-or-id, hf://org/name, or files: [datasets/evaluation.jsonl]"
+            )
+        if value.startswith(LANGSMITH):
             return {"langsmith": value.removeprefix(LANGSMITH)}
-        return value
+        name, _, revision = value.removeprefix(HUB).partition("@")
+        return {"huggingface": name, **({"revision": revision} if revision else {})}
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.langsmith is None) == (not self.files):
-            raise ValueError("either langsmith (short: ls://name-or-id) or files is needed")
+        forms = {"langsmith": self.langsmith, "huggingface": self.huggingface, "files": self.files}
+        found = [name for name, value in forms.items() if value]
+        if len(found) != 1:
+            told = f"found {', '.join(found) or 'none'}"
+            raise ValueError(
+                f"exactly one of langsmith (short: ls://name-or-id), huggingface (hf://org/name), files is needed, {told}"
+            )
         if self.files and (self.revision or self.split):
-            raise ValueError("revision and split belong to a LangSmith data set; files are read at the commit")
+            raise ValueError("revision and split belong to a data set of LangSmith or the Hub; files are read at the commit")
         return self
 
     @property
     def label(self) -> str:
+        """In the form of a training's `source`, without a revision."""
+        if self.huggingface:
+            return f"{HUB}{self.huggingface}"
         return f"{LANGSMITH}{self.langsmith}" if self.langsmith else ", ".join(self.files)
 
 
@@ -226,7 +245,9 @@ class EvaluationSpec(Spec):
         examples=[{"bound": True}],
     )
     dataset: Dataset = Field(
-        title="Data set", description="The questions; short: ls://name-or-id.", examples=["ls://feature-dev-evaluation"]
+        title="Data set",
+        description="The questions; short: ls://name-or-id or hf://org/name.",
+        examples=["ls://feature-dev-evaluation"],
     )
     evaluators: list[Evaluator] = Field(
         [],
@@ -326,7 +347,11 @@ class EvaluationSpec(Spec):
 
 
 class EvaluationState(Spec):
-    """Where an evaluation is. `verdict` is empty until it has ended as completed. Money is USD, scores are 0..1."""
+    """Where an evaluation is. `verdict` is empty until it has ended as completed. Money is USD, scores are 0..1.
+
+    `endpoints`: who is asked at another endpoint than the one that is written, and at which. `prices`: of the endpoints' own
+    lists, USD per million tokens. `serving`: the Inference Endpoints that it creates, by side. `revision`: of the data set.
+    """
 
     agent: str
     phase: str
@@ -344,6 +369,10 @@ class EvaluationState(Spec):
     resumed: int = 0
     resumed_at: int = 0
     links: dict[str, str] = {}
+    endpoints: dict[str, str] = {}
+    prices: dict[str, dict[str, Any]] = {}
+    serving: dict[str, dict[str, Any]] = {}
+    revision: str = ""
 
 
 class TrainingFacts(Spec):
@@ -353,6 +382,13 @@ class TrainingFacts(Spec):
     version: str = ""
     repo: str = ""
     dataset: dict[str, Any] = {}
+    revision: str = ""
+
+    @property
+    def at(self) -> str | None:
+        """Revision of the data set that was trained on."""
+        found = self.dataset.get("revision")
+        return str(found) if found else None
 
     @property
     def source(self) -> str:

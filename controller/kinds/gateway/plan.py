@@ -159,7 +159,7 @@ def render(refs: Refs, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
     rollouts = {state["binding"]: state for state in refs.all("Rollout").values() if _has_effect(state)}
     bindings = {address.name: state for address, state in refs.all("ModelBinding").items()}
     prices = refs.environment.get("prices", {})
-    endpoints = {**(last or {}), **{name: _endpoint(each) for name, each in refs.environment.get("endpoints", {}).items()}}
+    endpoints = {**(last or {}), **_endpoints(refs)}
     routes = {}
     for agent, state in bindings.items():
         rollout = rollouts.get(agent)
@@ -264,8 +264,12 @@ _HEADERS: Names = {
 
 
 def _endpoints(refs: Refs) -> dict[str, Any]:
-    """All of the environment, whether a route goes there or not: targets whose structure they are need no reload for a rollout."""
-    return {name: _endpoint(each) for name, each in refs.environment.get("endpoints", {}).items()}
+    """All of the environment, whether a route goes there or not: targets whose structure they are need no reload for a rollout.
+
+    One that evaluations create for themselves has no address, so no route can go there.
+    """
+    known = refs.environment.get("endpoints", {})
+    return {name: _endpoint(each) for name, each in known.items() if not each.get("inferenceEndpoint")}
 
 
 def _endpoint(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,14 +150,19 @@ def _obstacles(
         yield Wait("Invalid", "candidate", f"spec.candidate: {stable['version']} is what {spec.binding} uses already")
     if spec.evaluation:
         yield from _unproven(situation, spec, Address.of("Evaluation", spec.evaluation))
+    if candidate is not None:
+        yield from _unserved(situation, candidate["endpoint"])
+
+
+def _unserved(situation: Situated, endpoint: str) -> Iterable[Wait]:
     endpoints = situation.refs.environment.get("endpoints", {})
-    if candidate is not None and candidate["endpoint"] not in endpoints:
-        hint = nearest(candidate["endpoint"], endpoints)
-        yield Wait(
-            "Invalid",
-            f"endpoint {candidate['endpoint']}",
-            f"spec.candidate.endpoint: there is no endpoint {candidate['endpoint']!r}{hint}; allowed: {listed(endpoints)}",
-        )
+    if endpoint not in endpoints:
+        told = f"there is no endpoint {endpoint!r}{nearest(endpoint, endpoints)}; allowed: {listed(endpoints)}"
+        yield Wait("Invalid", f"endpoint {endpoint}", f"spec.candidate.endpoint: {told}")
+    elif endpoints[endpoint].get("inferenceEndpoint"):
+        allowed = listed(name for name, each in endpoints.items() if not each.get("inferenceEndpoint"))
+        told = f"{endpoint!r} is created by an evaluation for itself, nothing is there for a rollout; allowed: {allowed}"
+        yield Wait("Invalid", f"endpoint {endpoint}", f"spec.candidate.endpoint: {told}")
 
 
 def _unproven(situation: Situated, spec: RolloutSpec, address: Address) -> Iterable[Wait]:

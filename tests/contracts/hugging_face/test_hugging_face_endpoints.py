@@ -60,6 +60,13 @@ def test_creating_again_after_a_lost_answer_adopts(hub: Hub, double: HuggingFace
     assert len(double.ledger()["endpoints"]) == 1
 
 
+def test_a_name_that_is_not_free_yet_is_asked_for_again(hub: Hub, double: HuggingFaceDouble) -> None:
+    double.fail(CREATE, "status", status=409, message="already exists")
+    with pytest.raises(Temporary, match="is taken in acme by an endpoint that is not shown"):
+        hub.endpoints.create("7f", ORDER)
+    assert hub.endpoints.create("7f", ORDER).name == endpoint_name("7f")
+
+
 def test_pausing_and_resuming(hub: Hub, double: HuggingFaceDouble) -> None:
     name = hub.endpoints.create("7f", ORDER).name
     double.advance(61)
