@@ -413,6 +413,8 @@ def run(request: Request, tell: Progress) -> None:
     del result["probes"]
     result["upload"] = upload(request, result, tell) if request.upload else None
     write_json(request.output / "result.json", result)
+    if request.repo:
+        shutil.rmtree(source.folder, ignore_errors=True)  # as large as the model, and nothing needs it any more
     tell("finished", result=str(request.output / "result.json"), files=len(files), bytes=sum(one["size"] for one in files))
 
 

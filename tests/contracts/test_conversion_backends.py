@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -332,6 +333,29 @@ def test_the_real_program_travels_as_one_script(tmp_path: Path) -> None:
 
 def test_the_kind_knows_what_the_program_makes() -> None:
     assert BITS == convert.BITS
+
+
+def test_a_claim_that_lost_a_race_is_looked_at_again(double: HuggingFaceDouble) -> None:
+    double.fail("POST /api/models/acme/fox-GGUF/commit/*", "status", status=412)
+    job = {"repo": "acme/fox-GGUF", "file": "conversion-1.json", "message": "Claim", "claim": {"attempt": 1, "holder": "a"}}
+    environment = {**os.environ, "HF_ENDPOINT": double.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    program = Path(convert.__file__).with_name("hub_files.py")
+    for holder, last in (("a", "result"), ("b", "failure")):
+        asked = json.dumps({**job, "claim": {"attempt": 1, "holder": holder}})
+        command = [sys.executable, str(program), "claim", asked]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert list(json.loads(done.stdout)) == [last], done.stdout + done.stderr
+    assert double.ledger()["requests"]["POST /api/models/acme/fox-GGUF/commit/main"] == 2
+
+
+def test_without_a_token_nothing_begins_that_has_to_be_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    backend = here(tmp_path, lambda: connect_hub(HuggingFace(url="http://127.0.0.1:9"), tmp_path))
+    order = Place("local", tmp_path, lambda: backend, "this-machine").order()
+    with pytest.raises(Temporary, match="no token; set HUGGINGFACE_HUB_TOKEN or HF_TOKEN"):
+        backend.start(replace(order, request={**order.request, "upload": {"repo": "acme/a", "private": True}}))
+    assert backend.find("k1") is None
 
 
 # -- sources and files of the Hub --------------------------------------------------------------------------------------

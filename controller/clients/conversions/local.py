@@ -135,6 +135,8 @@ class LocalConversions:
         if not order.source.get("repo") and "upload" not in order.request:
             return environment_of(self.folder.parent, None, self.environment)
         session = self.hub().session
+        if "upload" in order.request and not (self.token or session.reference):
+            session.token()  # says what is missing, before hours of work
         more = {"HF_ENDPOINT": session.url, **self.environment}
         if not (urlsplit(session.url).hostname or "").endswith(VENDOR_HOSTS):
             more["HF_HUB_DISABLE_XET"] = "1"  # the vendor's own storage; a mirror has none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,8 @@ from controller.kind import Report as Tell
 from controller.kinds.conversion.spec import ConversionSpec, ConversionState
 
 Seen = Observed[ConversionState] | Unknown
+VERIFY_SECONDS = 6.0
+"""So long may one look at all conversions spend on the files of those that have finished; the others come the next time."""
 LONGEST_NAME = 96
 """Of what a file name begins with, by the program."""
 
@@ -26,11 +29,13 @@ class ConversionProvider:
         self.conversions = clients.open("conversions")
         self._backend_of: dict[str, str] = {}  # of open intents, as `observe` saw them
         self._verified: dict[str, Mapping[str, Any]] = {}
+        self._until = 0.0  # monotonic
 
     # -- observe -----------------------------------------------------------------------------------------------------
 
     def observe(self, known: Sequence[Known[ConversionSpec]]) -> Mapping[Address, Seen]:
         seen: dict[Address, Seen] = {}
+        self._until = time.monotonic() + VERIFY_SECONDS
         running = [one for one in known if one.past.exists and one.past.after is not None and not one.past.ended]
         sights = self._look(running)
         for one in known:
@@ -75,6 +80,8 @@ class ConversionProvider:
     def _verify(self, after: Mapping[str, Any], handle: str) -> Mapping[str, Any]:
         """Kept once it could be looked at: nothing but this run writes there."""
         if handle not in self._verified:
+            if time.monotonic() > self._until:
+                return {"unknown": "the files of another one are being looked at"}
             try:
                 backend = self.conversions.of(after["backend"])
                 found = backend.verify(handle, after["repo"], after["intent"], after["quantizations"])
