@@ -29,7 +29,7 @@ def command(call: Call, rehearse: bool, candidate: str, foreground: bool) -> int
 
     What runs already stays. `turnout down` stops it; the desired state and the log are in git.
 
-    With --rehearse the newest commit of any environment is carried out in a copy of the repository: endpoints, Hugging Face and
+    With --rehearse what HEAD says of any environment is carried out in a copy of the repository: endpoints, Hugging Face and
     LangSmith are doubles on this machine, base models are tiny, answers are invented, waits are seconds. Nothing of it reaches
     anybody outside.
     """

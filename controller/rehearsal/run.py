@@ -56,7 +56,7 @@ def place_of(repo: Path, environment: str) -> Path:
 
 
 def rehearse(repo: Path, environment: str, candidate: str, told: Told) -> Path:
-    """Starts it, from the newest commit, anew unless it runs. Returns the copy. Raises TurnoutError."""
+    """Starts it, from HEAD, anew unless it runs. Returns the copy. Raises TurnoutError."""
     place = place_of(repo, environment)
     if place.exists() and local.runs(place, environment):
         told(f"the rehearsal in {place} runs already; `turnout down --rehearse` ends it")
@@ -100,7 +100,9 @@ class Ports:
 def _scene(repo: Path, environment: str) -> Scene:
     controller = Controller(repo, environment)
     try:
-        loaded = loading.load(controller.flow)
+        flow = controller.flow
+        head = controller.repository.resolve("HEAD")  # what is committed here, pushed or not
+        loaded = loading.load_commit(flow, head, loading.branch_of(flow))
         if loaded.problems:
             raise TurnoutError(str(loaded.problems[0]), "`turnout validate` tells all; correct them and commit first")
         effective = [entry.load(Past()) for entry in loaded.tree.entries.values()]

@@ -12,6 +12,7 @@ from controller.settings import Settings, load
 HEAD = "apiVersion: turnout/v1\nkind: Environment\nmetadata: {name: production}\nspec:\n"
 PATH = "environments/production/environment.yaml"
 KEY = "sha256:" + "0" * 64
+ONE_FORM = "exactly one of url, replicas, inferenceEndpoint is needed"
 
 
 def read(spec: str, **more: str) -> Settings:
@@ -29,8 +30,8 @@ def said(spec: str, **more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("spec", "line", "field", "message"),
     [
-        ("  endpoints: {e: {url: 'http://a/v1', replicas: ['http://b/v1']}}", 5, "endpoints.e", "exactly one of url, replicas, inferenceEndpoint is needed, found url, replicas"),
-        ("  endpoints: {e: {timeout: 30s}}", 5, "endpoints.e", "exactly one of url, replicas, inferenceEndpoint is needed, found none"),
+        ("  endpoints: {e: {url: 'http://a/v1', replicas: ['http://b/v1']}}", 5, "endpoints.e", f"{ONE_FORM}, found url, replicas"),
+        ("  endpoints: {e: {timeout: 30s}}", 5, "endpoints.e", f"{ONE_FORM}, found none"),
         ("  endpoints:\n    e:\n      replicas: ['http://a', 'http://a']", 6, "endpoints.e", "the same URL stands there twice"),
         ("  endpoints: {e: {replicas: ['http://a/v1'], simulated: true}}", 5, "endpoints.e", "simulated needs url"),
         ("  endpoints: {e: {url: 'ftp://a'}}", 5, "endpoints.e.url", "found 'ftp://a'"),
@@ -103,7 +104,7 @@ def test_what_is_fine_is_read() -> None:
         f"  clients: {{ci: {{keys: ['{KEY}'], budgetUsd: 0, agents: []}}}}\n  budget: {{monthlyUsd: 0, agents: {{docs: 1}}}}\n"
     ).spec
     endpoint = spec.endpoints["gpus"]
-    assert (endpoint.timeout, endpoint.addresses, endpoint.retries) == (5400.0, ("http://a:1/v1",), 0)
+    assert (endpoint.timeout, endpoint.addresses, endpoint.retries) == (5400.0, ("http://a:1/v1", "https://b/v1"), 0)
     assert (spec.clients["ci"].budget_usd, spec.clients["ci"].agents) == (0.0, ())
     assert (spec.budget.monthly_usd, spec.budget.agents) == (0.0, {"docs": 1.0})
 

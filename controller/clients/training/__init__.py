@@ -66,15 +66,7 @@ def connect(settings: Settings) -> Backends:
     """Calls nobody."""
     defaults = settings.spec.training
     hub = functools.cache(lambda: hub_of(settings))
-    there = settings.spec.huggingface
-    local = LocalTraining(
-        settings.data / "training",
-        program(),
-        python=defaults.python or "",
-        token=defaults.token or there.token,
-        hub=hub,
-        environment={"HF_ENDPOINT": there.url} if "url" in there.model_fields_set else None,
-    )
+    local = LocalTraining(settings.data / "training", program(), python=defaults.python or "", token=defaults.token, hub=hub)
     jobs = HubTraining(hub, lambda: program().read_text(), fallback(defaults), token=defaults.token)
     return Backends({"local": local, "hf_jobs": jobs}, defaults)
 

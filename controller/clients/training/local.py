@@ -64,8 +64,20 @@ class LocalTraining:
         if not self.processes.begun(place, number):
             self._prepare(place, order)
             command = [self.python, str(self.program), "--request", str(place / f"request-{number}.json")]
-            self.processes.launch(place, number, command, environment_of(self.folder.parent, self.token, self.environment))
+            self.processes.launch(place, number, command, self._environment(order))
         return self.processes.handle(place, number)
+
+    def _environment(self, order: Order) -> dict[str, str]:
+        """The Hub's address and a token, where the base model is fetched there or the result goes there."""
+        base, push = order.request.get("base_model"), order.request.get("push")
+        fetched = isinstance(base, str) and not base.startswith(("/", "."))
+        if not (fetched or push):
+            return environment_of(self.folder.parent, self.token, self.environment)
+        session = self.hub().session
+        if push and not (self.token or session.reference):
+            session.token()  # says what is missing, before hours of work
+        more = {"HF_ENDPOINT": session.url, **self.environment}
+        return environment_of(self.folder.parent, self.token or session.reference, more)
 
     def find(self, intent: str) -> Found | None:
         for path in sorted(self.folder.glob("*/order-*.json")):
