@@ -110,7 +110,7 @@ def _of_training(refs: Refs, name: str, state: dict[str, Any]) -> Iterable[Wait]
     if past.failed:
         yield Wait("Reference", f"{address} failed", f"spec.source: {address} failed: {past.failed}")
     elif facts is None:
-        yield Wait("Reference", address, f"spec.source: there is no {address} yet")
+        yield Wait("Reference", address, f"spec.source: waits for {address}, which has not started")
     elif facts.phase != TRAINED:
         more = "; it ends like that, so name another" if past.ended else ""
         told = f"spec.source: waits for {address} ({facts.phase or 'not started'}){more}"
