@@ -85,6 +85,7 @@ class Change:
     spec_digest: str = ""
     written: Mapping[str, Any] | None = None
     generation: int = 0
+    commit: str = ""  # of the desired state that is planned; no part of any digest
     intent: str = ""
     diffs: tuple[FieldDiff, ...] = ()
     needs: tuple[Address, ...] = ()

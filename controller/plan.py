@@ -275,6 +275,7 @@ class _Walk:
             spec_digest=spec_digest,
             written=resource.written if resource else None,
             generation=past.generation,
+            commit=self.world.commit,
             intent=f"{intent}/{change.part}" if change.part else intent,
             diffs=change.diffs or _diffs(change),
             needs=(*ordering, *sorted(self.namers.get(address, ()))),

@@ -12,6 +12,7 @@ from pathlib import Path
 from controller import programs
 from controller.clients import huggingface
 from controller.clients.huggingface import Hub
+from controller.clients.model_tokens import Counter, Tokens
 from controller.clients.training.backend import Hardware, Prices, TrainingBackend
 from controller.clients.training.hf_jobs import HubTraining
 from controller.clients.training.local import LocalTraining
@@ -25,8 +26,9 @@ __all__ = ["Backends", "connect", "hub_of", "program"]
 class Backends:
     """By name; and what of the environment's defaults decides whether a data set is fit."""
 
-    def __init__(self, backends: Mapping[str, TrainingBackend], defaults: TrainingDefaults) -> None:
+    def __init__(self, backends: Mapping[str, TrainingBackend], defaults: TrainingDefaults, tokens: Tokens | None = None) -> None:
         self._backends, self.default = backends, defaults.backend
+        self._tokens, self._base_model = tokens, defaults.base_model or ""
         self.max_length = defaults.hyperparameters.max_length
         self.minimum = {"demo": defaults.demo.minimum, "production": defaults.production.minimum}
 
@@ -38,6 +40,10 @@ class Backends:
         if name not in self._backends:
             raise Permanent(f"there is no training backend {name!r}; there are {listed(self._backends)}")
         return self._backends[name]
+
+    def counter(self, base_model: str | None, revision: str | None) -> Counter | None:
+        """Counts tokens as a base model does (None = the environment's); None where its tokenizer cannot be had."""
+        return self._tokens.counter(base_model or self._base_model, revision) if self._tokens else None
 
     def working(self) -> list[str]:
         """Handles of the trainings that are processes of this machine and live now."""
@@ -68,7 +74,8 @@ def connect(settings: Settings) -> Backends:
     hub = functools.cache(lambda: hub_of(settings))
     local = LocalTraining(settings.data / "training", program(), python=defaults.python or "", token=defaults.token, hub=hub)
     jobs = HubTraining(hub, lambda: program().read_text(), fallback(defaults), token=defaults.token)
-    return Backends({"local": local, "hf_jobs": jobs}, defaults)
+    tokens = Tokens(settings.data / "training" / "tokenizers", hub)
+    return Backends({"local": local, "hf_jobs": jobs}, defaults, tokens)
 
 
 def fallback(defaults: TrainingDefaults) -> Prices:

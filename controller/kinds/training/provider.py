@@ -17,6 +17,8 @@ from controller.kind import Report as Tell
 from controller.kinds.training.spec import TINY, Dataset, TrainingSpec, TrainingState
 
 Seen = Observed[TrainingState] | Unknown
+COUNTED_BYTES = 16_000_000
+"""Of larger data sets tokens are estimated: a look may take seconds, not minutes."""
 _NAMES = {
     "learningRate": "learning_rate", "epochs": "epochs", "batch": "batch", "accumulation": "accumulation",
     "warmupRatio": "warmup_ratio", "maxLength": "max_length", "loraRank": "lora_rank", "loraAlpha": "lora_alpha",
@@ -108,9 +110,10 @@ class TrainingProvider:
             return {"invalid": str(error)}
         length = spec.overrides.max_length or self.backends.max_length
         needs = Needs(method=spec.method, sequence_length=length, minimum=self.backends.minimum[spec.mode])
-        key = (found.digest, against.digest if against else "", needs)
+        count = self.backends.counter(spec.base_model, spec.base_revision) if found.path.stat().st_size <= COUNTED_BYTES else None
+        key = (found.digest, against.digest if against else "", needs, count)
         if key not in self._reports:
-            self._reports[key] = validate(found.rows, needs, evaluation=against.rows if against else ())
+            self._reports[key] = validate(found.rows, needs, evaluation=against.rows if against else (), count_tokens=count)
         report = self._reports[key]
         return {
             "name": found.name,
@@ -146,7 +149,7 @@ class TrainingProvider:
         source, files = (dataset["source"], ()) if isinstance(dataset["source"], str) else (None, dataset["source"])
         rows = self.datasets.path(source, files, dataset["split"], dataset["revision"], dataset["digest"])
         report(f"{state['agent']}: starts on {state['hardware']} of {state['backend']}")
-        handle = self.backends.of(state["backend"]).start(order_of(state, change.intent, rows))
+        handle = self.backends.of(state["backend"]).start(order_of(state, change.intent, rows, change.commit))
         return Outcome(after={**state, "job": handle}, handle=handle, said=f"started {handle} on {state['hardware']}")
 
     def _stop(self, state: Mapping[str, Any], report: Tell) -> Outcome:
@@ -183,7 +186,7 @@ class TrainingProvider:
         return Outcome(after=state, handle=found.handle)
 
 
-def order_of(state: Mapping[str, Any], intent: str, rows: Path) -> Order:
+def order_of(state: Mapping[str, Any], intent: str, rows: Path, commit: str = "") -> Order:
     """What a backend is asked for: the program's request out of the state, which has all of it."""
     parameters = {_NAMES[key]: value for key, value in state["parameters"].items()}
     request = {
@@ -198,6 +201,7 @@ def order_of(state: Mapping[str, Any], intent: str, rows: Path) -> Order:
         "out_of_memory_retries": state["attempts"] - 1,
         "push": bool(state["repo"]),
         "hub_repository": state["repo"] or None,
+        "commit": commit,
     }
     request = {**request, "epochs": float(request["epochs"]), "lora_targets": list(request["lora_targets"])}
     return Order(intent, state["intent"], state["attempt"], request, rows, state["hardware"], state["timeout"], dict(state))
