@@ -35,6 +35,7 @@ from controller.errors import (
     nearest,
 )
 from controller.events import Event
+from controller.health import Status, health_of
 from controller.kind import Kind, Observed, Past, Unknown
 from controller.kinds import find
 from controller.loading import PROJECTIONS, Flow, Loaded
@@ -56,18 +57,6 @@ RELEASE = controller.__version__
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 30.0
 """So long a run of this machine may take to write a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """One address as the log and (now) reality tell it."""
-
-    address: Address
-    past: Past
-    told: Mapping[str, str]
-    health: str
-    summary: str
-    observed: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -569,30 +558,3 @@ def _now() -> datetime:
 def data_folder(repository: Repository, environment: str) -> Path:
     """Caches, outbox, proxy data: beside the objects, shared by all work trees of a clone. Deleting it loses no truth."""
     return repository.common_dir / "turnout" / environment
-
-
-def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: bool) -> tuple[str, str]:
-    """Healthy, Progressing, Suspended, Degraded, Missing or Unknown; and a sentence."""
-    if isinstance(seen, Unknown):
-        return "Unknown", seen.reason
-    if past.failed:
-        return "Degraded", past.failed
-    if past.intents and not past.running:
-        return "Progressing", f"{past.intents[0].action} in flight"
-    if past.attempts:
-        return "Degraded", f"tried {past.attempts} times"
-    for code, health in (
-        ("Quarantined", "Degraded"),
-        ("Held", "Suspended"),
-        ("Invalid", "Degraded"),
-        ("Inconclusive", "Progressing"),
-    ):
-        if code in past.conditions:
-            return health, code
-    if past.running:
-        return "Progressing", str((past.after or {}).get("phase", "running"))
-    if past.conditions:
-        return "Suspended", ", ".join(sorted(past.conditions))
-    if not declared and past.exists and seen is None:
-        return "Unknown", "not looked at"
-    return ("Healthy", past.ended or "as git says") if past.exists else ("Missing", past.ended or "not there")

@@ -12,8 +12,8 @@ from controller.cli.names import addresses
 
 if TYPE_CHECKING:
     from controller.address import Address
-    from controller.app import Status
     from controller.cli.watch import Watched
+    from controller.health import Status
     from controller.rollback import Cancelled
 
 STAYS = {

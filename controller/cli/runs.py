@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from controller.cli.text import spoken
 
 if TYPE_CHECKING:
-    from controller.app import Status
+    from controller.health import Status
 
 PARTS = 10
 """A line on a pipe whenever so many parts of the way are more."""

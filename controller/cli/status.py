@@ -13,7 +13,7 @@ from controller.cli.names import addresses
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from controller.app import Status
+    from controller.health import Status
 
 
 @click.command(name="status")

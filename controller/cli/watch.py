@@ -15,8 +15,9 @@ from controller.cli.names import addresses
 
 if TYPE_CHECKING:
     from controller.address import Address
-    from controller.app import Controller, Status
+    from controller.app import Controller
     from controller.events import Event
+    from controller.health import Status
 
 GOOD_ENDS = ("promoted", "completed")
 ROLLOUT_SECONDS, RUN_SECONDS = 1.0, 5.0

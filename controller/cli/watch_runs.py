@@ -11,7 +11,7 @@ from controller.cli.text import HEALTH_STYLE, age, clean, styled
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from controller.app import Status
+    from controller.health import Status
 
 BAR = 30
 CURVE = (45, 4)

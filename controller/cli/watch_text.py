@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from controller.address import Address
-    from controller.app import Status
     from controller.cli.watch import Look
     from controller.events import Event
+    from controller.health import Status
 
 COLUMNS = (("requests", 9), ("errors", 9), ("p95", 11), ("USD/request", 12))
 
