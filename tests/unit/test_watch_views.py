@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from controller.address import Address
-from controller.app import Status
+from controller.health import Status
 from controller.cli import runs, watch_runs
 from controller.cli.watch import Look
 from controller.cli.watch_text import one_line, paragraphs
