@@ -44,6 +44,9 @@ def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: boo
         return "Progressing", str((past.after or {}).get("phase", "running"))
     if past.conditions:
         return "Suspended", ", ".join(sorted(past.conditions))
+    if past.ended and past.exists:
+        told = (past.after or {}).get("said") or past.ended
+        return "Degraded" if past.ended == "failed" else "Healthy", str(told)
     if not declared and past.exists and seen is None:
         return "Unknown", "not looked at"
     return ("Healthy", past.ended or "as git says") if past.exists else ("Missing", past.ended or "not there")

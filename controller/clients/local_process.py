@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,15 @@ from controller.clients.secrets import resolve
 from controller.errors import Permanent, Temporary
 from controller.resource import digest
 
+_LACKS = """\
+import importlib.metadata, json, sys
+def lacks(name):
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return True
+print("LACKS " + json.dumps([name for name in sys.argv[1:] if lacks(name)]))
+"""
 THIS_MACHINE = "this-machine"
 START_SECONDS = 10.0
 """How long an attempt may take to say who it is; a shell needs milliseconds."""
@@ -184,11 +194,30 @@ def environment_of(folder: Path, token: str | None, more: Mapping[str, str]) -> 
     return found
 
 
-def interpreter_there(python: str, program: str) -> None:
-    """Raises Permanent when there is no such interpreter."""
+def interpreter_there(python: str, does: str, program: Path) -> None:
+    """Raises Permanent when there is no such interpreter, or it lacks packages that the program names in its head (PEP 723)."""
     if shutil.which(python) is None:
         told = "write spec.training.python in the environment, or set TURNOUT_TRAINING_PYTHON"
-        raise Permanent(f"{python!r}, which should run the {program} program, is not there; {told}")
+        raise Permanent(f"{python!r}, which should run the {does} program, is not there; {told}")
+    lacking = _lacking(python, program)
+    if lacking:
+        told = "pip install -r requirements-training.txt into a Python of its own, and write that as spec.training.python or set"
+        told += " TURNOUT_TRAINING_PYTHON; then `turnout retry`"
+        raise Permanent(f"{python}, which should run the {does} program, lacks {', '.join(lacking)}; {told}")
+
+
+def _lacking(python: str, program: Path) -> list[str]:
+    """Packages of the program's head that are not installed; a Python that cannot tell is given the benefit of the doubt."""
+    head = program.read_text().partition("# /// script\n")[2].partition("# ///\n")[0] if program.is_file() else ""
+    names = re.findall(r'"([A-Za-z0-9._-]+)[^"]*"', head.partition("dependencies")[2])
+    if not names:
+        return []
+    try:
+        run = subprocess.run([python, "-c", _LACKS, *names], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    told = next((line for line in run.stdout.splitlines() if line.startswith("LACKS ")), "LACKS []")
+    return [str(name) for name in json.loads(told.removeprefix("LACKS "))]
 
 
 def free_of_charge() -> Prices:

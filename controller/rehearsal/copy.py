@@ -48,7 +48,8 @@ def environment(spec: Mapping[str, Any], port: Callable[[], int], langsmith: boo
 def _endpoint(written: Mapping[str, Any], port: Callable[[], int]) -> dict[str, Any]:
     """One that an evaluation creates stays what it is, because its vendor is a double too."""
     if "inferenceEndpoint" in written:
-        return dict(written)
+        given = {key: value for key, value in written["inferenceEndpoint"].items() if key != "secrets"}
+        return {**written, "inferenceEndpoint": given}
     kept = {key: written[key] for key in ("fallback",) if key in written}
     return {"url": f"http://127.0.0.1:{port()}/v1", "simulated": True, **kept}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from controller.clients.datasets import Datasets
+from controller.clients.local_process import interpreter_there
 from controller.clients.training import Backends
 from controller.clients.training.local import LocalTraining
 from controller.environment import TrainingDefaults
+from controller.errors import Permanent
 from controller.testing.doubles import Killed
 from controller.testing.simulation import Simulation
 
@@ -117,3 +120,12 @@ def test_a_process_that_was_killed_goes_on_as_another_attempt(here: Here) -> Non
     state = here.until(flow, attempt=2, phase="running")
     assert state["job"].endswith(":2")
     assert len(here.pids()) == 2
+
+
+def test_a_python_without_the_packages_starts_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text('# /// script\n# dependencies = ["pytest>=1", "no-such-package>=1.0,<2"]\n# ///\nraise SystemExit(1)\n')
+    with pytest.raises(Permanent, match=r"lacks no-such-package; pip install -r requirements-training.txt .*TRAINING_PYTHON"):
+        interpreter_there(sys.executable, "training", program)
+    program.write_text(program.read_text().replace(', "no-such-package>=1.0,<2"', ""))
+    interpreter_there(sys.executable, "training", program)

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from controller.address import Address
-from controller.health import Status
 from controller.cli import runs, watch_runs
 from controller.cli.watch import Look
 from controller.cli.watch_text import one_line, paragraphs
+from controller.health import Status
 from controller.kind import Past
 
 TRAINING = {

@@ -114,7 +114,7 @@ class LocalConversions:
 
     def _prepare(self, place: Path, order: Order) -> None:
         """The order is on disk before anything runs; what a killed controller left half written is written again."""
-        interpreter_there(self.python, "conversion")
+        interpreter_there(self.python, "conversion", self.program)
         request = {**order.request, "intent": order.run, "attempt": order.attempt, "output": str(place / "out")}
         request["source"] = self._source(order.source)
         kept = {"intent": order.intent, "attempt": order.attempt, "record": dict(order.record)}

@@ -129,7 +129,7 @@ class LocalTraining:
 
     def _prepare(self, place: Path, order: Order) -> None:
         """The order is on disk before anything runs; what a killed controller left half written is written again."""
-        interpreter_there(self.python, "training")
+        interpreter_there(self.python, "training", self.program)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             rows = place / "rows.jsonl"
