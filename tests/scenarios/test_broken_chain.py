@@ -1,4 +1,4 @@
-"""What a hostile reader of the chain found: one test a bug. Money that was counted wrong, runs that could not end, files that lied."""
+"""What a hostile reader of the chain found, one test a bug: money counted wrong, runs that could not end, files that lied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from controller.testing.simulation import Killed
 def _module(name: str) -> ModuleType:
     """Tests are no package: the worlds of two other files."""
     spec = importlib.util.spec_from_file_location(f"broken_chain_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
