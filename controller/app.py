@@ -593,6 +593,8 @@ def health_of(past: Past, seen: Observed[Any] | Unknown | None, *, declared: boo
         return "Progressing", str((past.after or {}).get("phase", "running"))
     if past.conditions:
         return "Suspended", ", ".join(sorted(past.conditions))
+    if past.exists and past.ended:  # nobody looks at it any more, and nothing of it changes
+        return "Degraded" if past.ended == "failed" else "Healthy", past.ended
     if not declared and past.exists and seen is None:
         return "Unknown", "not looked at"
-    return ("Healthy", past.ended or "as git says") if past.exists else ("Missing", past.ended or "not there")
+    return ("Healthy", "as git says") if past.exists else ("Missing", past.ended or "not there")

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from controller.testing.simulation import Killed
+from controller.app import health_of
+from controller.clients.git import Repository
+from controller.clients.git_remote import Remote
+from controller.errors import RemoteDown
+from controller.judgement.judge import TEMPLATES, questions
+from controller.kind import Past
+from controller.rehearsal import copy, seeds
+from controller.testing.openrouter_api.answers import Call, Reply
+from controller.testing.openrouter_api.rules import Rules
+from controller.testing.simulation import Killed, Simulation
 
 
 def _module(name: str) -> ModuleType:
@@ -83,3 +92,55 @@ def test_a_second_attempt_that_is_adopted_is_still_a_run_that_goes_on(tmp_path: 
     ]
     assert [each["said"] for each in adopted] == ["found done after an interruption"]
     assert [each.get("running") for each in adopted] == [True]
+
+
+# -- rehearsals --------------------------------------------------------------------------------------------------------
+
+
+def answered(rules: Rules, model: str, messages: list[dict[str, str]]) -> str:
+    found = rules(Call(model, {"messages": messages}))
+    assert isinstance(found, Reply)
+    return "".join(found.pieces)
+
+
+def test_a_rehearsed_judge_may_be_the_model_that_is_bound(tmp_path: Path) -> None:
+    """What is bound gave a judge's JSON to every question, was wrong on all of them, and `--candidate worse` won."""
+    row = {"inputs": {"task": "What is 1 + 1?"}, "outputs": {"answer": "2"}}
+    rules = Rules.model_validate_json(seeds.answers([row], ["outputs.answer"], ["acme/m"], ["acme/m"], "worse"))
+    told = answered(rules, "acme/m", [{"role": "user", "content": "What is 1 + 1?"}])
+    assert told in ("2", "I do not know.")
+    asked = questions(TEMPLATES["pairwise-1"], question="What is 1 + 1?", reference="2", first="2", second="3")
+    assert '"winner": "tie"' in answered(rules, "acme/m", asked)
+
+
+def test_a_rehearsed_baseline_that_is_written_answers_as_what_is_used_now() -> None:
+    """It answered as the candidate does, so `worse` came to no difference instead of a rejection."""
+    specs = {
+        "ModelBinding": [{"model": "acme/v1"}, {"model": "acme/v2"}],
+        "Evaluation": [{"candidate": {"model": "acme/v2"}, "baseline": {"model": "acme/v0"}}, {"candidate": {"training": "x"}}],
+    }
+    assert copy.baselines(specs) == {"acme/v0", "acme/v1"}
+
+
+def test_a_rehearsed_endpoint_is_given_no_secret() -> None:
+    """A laptop without production's secrets waited for them until the endpoint's boot was over."""
+    own = {"region": "us-east-1", "instanceType": "nvidia-l4", "secrets": {"KEY": "env:PROD_KEY"}}
+    found = copy.environment({"endpoints": {"own": {"inferenceEndpoint": own}}}, lambda: 1, False)
+    assert found["endpoints"]["own"] == {"inferenceEndpoint": {"region": "us-east-1", "instanceType": "nvidia-l4"}}
+
+
+# -- what people read --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ended", "health"), [("completed", "Healthy"), ("cancelled", "Healthy"), ("failed", "Degraded")])
+def test_a_run_that_has_ended_is_not_unknown(ended: str, health: str) -> None:
+    """Nobody looks at it any more, and `status` said of every finished training `Unknown: not looked at`."""
+    past = Past(exists=True, after={"phase": ended}, ended=ended)
+    assert health_of(past, None, declared=False) == (health, ended)
+
+
+def test_a_remote_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The last line of git's advice was shown: `cannot fetch main from origin: and the repository exists.`"""
+    sim = Simulation(tmp_path)
+    with pytest.raises(RemoteDown, match=r"nowhere.*does not appear to be a git repository"):
+        Remote(Repository(sim.folder / "repo.git"), str(tmp_path / "nowhere.git")).fetch("main")
