@@ -259,7 +259,8 @@ class Executor:
             "handle": outcome.handle,
             "said": "found done after an interruption",
         }
-        if intent.action == Action.RUN or (change.is_noop and change.running):
+        goes_on = intent.action == Action.STEP and self.past(change.address).running  # another attempt of it
+        if intent.action == Action.RUN or goes_on or (change.is_noop and change.running):
             data["running"] = True  # it goes on: what comes of it is observed from now on
         return self.writer.event("action.succeeded", change.address, data)
 

@@ -93,7 +93,9 @@ def load(flow: Flow, *, offline: str = "") -> Loaded:
     flow.folds.catch_up()
     commit = branch.tip()
     if commit is None:
-        raise NotFound(f"branch {branch.name} has no commit yet", offline or "commit state/ and environments/ first")
+        if offline:
+            raise NotFound(f"branch {branch.name} of the remote is not known here: {offline}", "it is tried again")
+        raise NotFound(f"branch {branch.name} has no commit yet", "commit state/ and environments/ first")
     return replace(load_commit(flow, commit, branch), offline=offline)
 
 

@@ -38,7 +38,7 @@ class Remote:
             return self.repository.tip(tracking)
         if "couldn't find remote ref" in run.stderr:
             return None
-        raise RemoteDown(f"cannot fetch {branch} from {self.name}: {_last_line(run.stderr)}", "it is tried again")
+        raise RemoteDown(f"cannot fetch {branch} from {self.name}: {_cause(run.stderr)}", "it is tried again")
 
     def tracking(self, branch: str) -> str:
         return f"refs/turnout/remote/{branch}"
@@ -57,7 +57,7 @@ class Remote:
             raise LostRace(f"{branch} on {self.name} is being written by somebody else")
         if "remote rejected" in text or "[rejected]" in text:
             raise RemoteRefused(f"{self.name} refuses {branch}: {_reason(text)}")
-        raise RemoteDown(f"cannot push {branch} to {self.name}: {_last_line(run.stderr)}", "it is tried again")
+        raise RemoteDown(f"cannot push {branch} to {self.name}: {_cause(run.stderr)}", "it is tried again")
 
     def _git(self, *args: str) -> subprocess.CompletedProcess[str]:
         try:
@@ -108,6 +108,7 @@ def _reason(text: str) -> str:
     return f"{why}: {told[0]}" if told else why
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "git said nothing"
+def _cause(text: str) -> str:
+    """What went wrong comes first; what git advises in general ("and the repository exists.") comes after it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lower().startswith(("warning:", "hint:"))]
+    return lines[0].removeprefix("fatal: ") if lines else "git said nothing"

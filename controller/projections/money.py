@@ -47,14 +47,19 @@ def _succeeded(states: States, event: Event) -> tuple[str, ...]:
 
 def _failed(states: States, event: Event) -> tuple[str, ...]:
     month = states[OPEN].get(event.subject)
-    if month is None or event.data.get("temporary"):
+    if month is None or event.data.get("temporary") or _of_a_run(event):
         return ()
     return _settle(states, event, month, event.data.get("cost_usd", 0.0))
 
 
 def _superseded(states: States, event: Event) -> tuple[str, ...]:
     month = states[OPEN].get(event.subject)
-    return () if month is None else _settle(states, event, month, 0.0)
+    return () if month is None or _of_a_run(event) else _settle(states, event, month, 0.0)
+
+
+def _of_a_run(event: Event) -> bool:
+    """A step that came to nothing ends no run: what it has cost so far is told when it ends, and may be more until then."""
+    return event.data.get("action") == "step"
 
 
 def _settle(states: States, event: Event, month: str, usd: float) -> tuple[str, ...]:
@@ -91,7 +96,7 @@ MONEY = Projection(
         "turnout.action.failed.v1": _failed,
         "turnout.action.superseded.v1": _superseded,
     },
-    version=2,
+    version=3,
 )
 
 

@@ -46,7 +46,7 @@ def environment(spec: Mapping[str, Any], port: Callable[[], int], langsmith: boo
 
 
 def _endpoint(written: Mapping[str, Any], port: Callable[[], int]) -> dict[str, Any]:
-    """One that an evaluation creates stays what it is, because its vendor is a double too."""
+    """One that an evaluation creates stays what it is, because its vendor is a double too; it is given no secret."""
     if "inferenceEndpoint" in written:
         given = {key: value for key, value in written["inferenceEndpoint"].items() if key != "secrets"}
         return {**written, "inferenceEndpoint": given}
@@ -102,6 +102,14 @@ def base_models(specs: Mapping[str, Iterable[Mapping[str, Any]]], default: str |
     found = {str(spec.get("baseModel") or default or "") for spec in specs.get("TrainingRequest", ())}
     found |= {str((spec.get("source") or {}).get("repo") or "") for spec in specs.get("Conversion", ())}
     return {name for name in found if name.count("/") == 1 and not name.startswith((".", "/"))}
+
+
+def baselines(specs: Mapping[str, Iterable[Mapping[str, Any]]]) -> set[str]:
+    """Models that answer as what is used now: all that are bound or compared with, and no candidate."""
+    found = {str(spec["model"]) for spec in specs.get("ModelBinding", ())}
+    sides = [(spec.get("baseline") or {}, spec.get("candidate") or {}) for spec in specs.get("Evaluation", ())]
+    found |= {str(baseline["model"]) for baseline, _ in sides if baseline.get("model")}
+    return found - {str(candidate.get("model")) for _, candidate in sides}
 
 
 def data_sets(specs: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, str]:

@@ -28,6 +28,13 @@ from controller.rehearsal import copy, seeds
 from controller.resource import Resource
 
 AUTHOR = Identity("Rehearsal", "rehearsal@localhost")
+ALONE = (
+    "--template=",
+    "--config=core.hooksPath=/dev/null",
+    "--config=filter.lfs.required=false",
+    *(f"--config=filter.lfs.{each}=" for each in ("smudge", "clean", "process")),
+)
+"""What a person's git does on its own in every clone (hooks, big files fetched from a server) is not done in this one."""
 SECONDS = 86_400
 RATE, MOST = 20.0, 100.0
 """Requests a second to each agent, and to all: without traffic no rollout goes on."""
@@ -121,7 +128,7 @@ def _clone(scene: Scene, place: Path) -> None:
     """Shares the objects of the original; nothing goes back."""
     branch = scene.loaded.branch.name
     for command in (
-        ("clone", "--quiet", "--shared", "--no-checkout", str(scene.repository.git_dir), str(place)),
+        ("clone", "--quiet", "--shared", "--no-checkout", *ALONE, str(scene.repository.git_dir), str(place)),
         ("-C", str(place), "checkout", "--quiet", "-B", branch, scene.loaded.commit),
         ("-C", str(place), "remote", "remove", "origin"),
     ):
@@ -188,7 +195,7 @@ def _seed(scene: Scene, place: Path, candidate: str, told: Told) -> None:
     invented = ", ".join(sorted(sources))
     if invented:
         told(f"invented rows for {invented}")
-    bound = [str(spec["model"]) for spec in scene.specs("ModelBinding")]
+    bound = copy.baselines(scene.by_kind)
     judges = [str(spec["judge"]["model"]) for spec in scene.specs("Evaluation") if spec.get("judge")]
     fields = [
         each["field"]

@@ -20,6 +20,8 @@ from controller.vendors import LangSmithSpec
 ROWS = 160
 FIRST = {"sft": 0, "preferences": 0, "evaluation": 50_000}
 """Numbers that the rows of a role begin with: no question of an evaluation is one that was trained on."""
+JUDGED = "\n\nSecond answer:\n"
+"""In every question to a judge, by its template; the same model may answer questions too."""
 RIGHT = ("answer", "code", "text", "output", "completion")
 _TINY = """\
 import pathlib, sys, types
@@ -92,7 +94,7 @@ def answers(
     shares = {"better": (0.55, 0.9), "same": (0.7, 0.7), "worse": (0.9, 0.55)}[candidate]
     found = {pair for row in asked for pair in _right(row, tuple(fields))}
     right = sorted(found, key=lambda pair: (-len(pair[0]), pair))
-    out: list[dict[str, Any]] = [{"model": judge, "json": _undecided()} for judge in sorted(set(judges))]
+    out: list[dict[str, Any]] = [{"model": judge, "contains": JUDGED, "json": _undecided()} for judge in sorted(set(judges))]
     for model, share in (*((name, shares[0]) for name in sorted(set(bound))), ("*", shares[1])):
         out += [{"model": model, "contains": question, "share": share, "text": _literal(text)} for question, text in right]
         out.append({"model": model, "text": "I do not know."})

@@ -47,8 +47,13 @@ def priced(
         rest = f"no price is known for the {' and the '.join(unknown)}"
         told = f"at most {spec.budget_usd:.2f} USD (its budget: {rest}{_served(serving)})"
         ceiling = spec.budget_usd
+        pairs = spec.examples * spec.repetitions
+        known = pairs * sum(usd or 0.0 for usd in worst.values()) + by_minute
         if by_minute > spec.budget_usd:
             over = f"spec.budgetUsd is {spec.budget_usd:.2f}, and{_served(serving).lstrip(';')}; raise it, or shorten the deadline"
+        elif known > spec.budget_usd:
+            over = f"spec.budgetUsd is {spec.budget_usd:.2f}, and what has a price alone may cost {known:.2f} USD"
+            over += "; raise it, or lower examples, repetitions, maxTokens or maxInputTokens"
     else:
         pairs = spec.examples * spec.repetitions
         usd = pairs * sum(usd or 0.0 for usd in worst.values()) + by_minute

@@ -214,15 +214,15 @@ def _placed(target: Mapping[str, str] | None, elsewhere: str | None) -> dict[str
 def _go_on(situation: Situated, spec: EvaluationSpec) -> Change:
     past, seen = situation.past, situation.observed
     state = dict(past.after or {})
-    if isinstance(seen, Unknown):
-        return _stay(situation, state, f"cannot be seen: {seen.reason}", 4 * LOOK_SECONDS)
-    found = seen.signals if seen and seen.signals else {}
+    found = seen.signals if isinstance(seen, Observed) and seen.signals else {}
     if found.get("phase") == "ended":
         return _completed(situation, state, found)
-    told = _progress(found)
-    if past.started_at is not None and situation.now >= past.started_at + timedelta(seconds=spec.deadline):
+    told = f"it cannot be seen: {seen.reason}" if isinstance(seen, Unknown) else _progress(found)
+    if past.started_at is not None and situation.now >= past.started_at + timedelta(seconds=spec.deadline):  # counts blind too
         reason = f"failed: its deadline of {spoken(spec.deadline)} is over, {told}"
         return _failed(situation, state, found, reason)
+    if isinstance(seen, Unknown):
+        return _stay(situation, state, f"cannot be seen: {seen.reason}", 4 * LOOK_SECONDS)
     if found.get("phase") == "running":
         return _stay(situation, state, told, LOOK_SECONDS)
     return _resume(situation, spec, state, found, told)

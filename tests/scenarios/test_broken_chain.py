@@ -1,0 +1,146 @@
+"""What a hostile reader of the chain found, one test a bug: money counted wrong, runs that could not end, files that lied."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from controller.app import health_of
+from controller.clients.git import Repository
+from controller.clients.git_remote import Remote
+from controller.errors import RemoteDown
+from controller.judgement.judge import TEMPLATES, questions
+from controller.kind import Past
+from controller.rehearsal import copy, seeds
+from controller.testing.openrouter_api.answers import Call, Reply
+from controller.testing.openrouter_api.rules import Rules
+from controller.testing.simulation import Killed, Simulation
+
+
+def _module(name: str) -> ModuleType:
+    """Tests are no package: the worlds of two other files."""
+    spec = importlib.util.spec_from_file_location(f"broken_chain_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+runs = _module("test_training_runs")
+chain = _module("test_chain")
+HOUR = 3600.0
+
+
+# -- money -----------------------------------------------------------------------------------------------------------
+
+
+def counted(sim: Any, month: str = "2026-11") -> tuple[float, dict[str, Any]]:
+    """What the budget says was spent, and what it keeps reserved."""
+    found = sim.folded().get(f"money/{month}", {})
+    return sum(usd for usd, _ in found.get("spent", {}).values()), found.get("reserved", {})
+
+
+def train_through(folder: Path, kill_at: int, outcomes: list[str], away: float) -> Any:
+    """One training; its controller is killed at a border crossing, and the next one comes `away` seconds later."""
+    world = runs.World(folder)
+    world.jobs.minutes, world.jobs.outcomes, world.sim.faults.kill_at = 2.0, list(outcomes), kill_at
+    world.sim.commit(runs.training(), "Train docs")
+    for _ in range(6):
+        flow = world.sim.controller("m")
+        try:
+            world.sim.settle(flow, horizon=2 * HOUR)
+        except Killed:
+            flow.cache.close()
+            world.sim.advance(away)
+            continue
+        if world.state().get("ended"):
+            break
+        world.sim.advance(70)
+    return world
+
+
+@pytest.mark.parametrize("outcomes", [[], ["preempted", "succeeded"]])
+def test_a_step_that_was_interrupted_does_not_free_the_budget_of_the_run(tmp_path: Path, outcomes: list[str]) -> None:
+    """The budget forgot what a run cost when a step of it was superseded, or its second attempt was adopted, after a crash."""
+    count = train_through(tmp_path / "count", 0, outcomes, 0).sim.faults.count
+    for kill_at in range(18, count + 1):
+        world = train_through(tmp_path / str(kill_at), kill_at, outcomes, 200)
+        assert world.ended()[0] == "completed"
+        assert counted(world.sim) == (pytest.approx(world.jobs.spent(), abs=0.001), {}), world.sim.faults.trace[kill_at - 1]
+
+
+def test_a_second_attempt_that_is_adopted_is_still_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Adopted, it counted as at rest until its next step: its money as settled, its spec as not frozen."""
+    world = runs.World(tmp_path)
+    world.jobs.outcomes = ["preempted", "runs"]
+    world.sim.commit(runs.training(), "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    world.sim.settle(flow, horizon=1500)
+    world.sim.advance(120)
+    world.sim.settle(flow)
+    adopted = [
+        e.data for e in world.sim.check_log() if e.type == "turnout.action.succeeded.v1" and "/attempt-2" in e.data["intent"]
+    ]
+    assert [each["said"] for each in adopted] == ["found done after an interruption"]
+    assert [each.get("running") for each in adopted] == [True]
+
+
+# -- rehearsals --------------------------------------------------------------------------------------------------------
+
+
+def answered(rules: Rules, model: str, messages: list[dict[str, str]]) -> str:
+    found = rules(Call(model, {"messages": messages}))
+    assert isinstance(found, Reply)
+    return "".join(found.pieces)
+
+
+def test_a_rehearsed_judge_may_be_the_model_that_is_bound(tmp_path: Path) -> None:
+    """What is bound gave a judge's JSON to every question, was wrong on all of them, and `--candidate worse` won."""
+    row = {"inputs": {"task": "What is 1 + 1?"}, "outputs": {"answer": "2"}}
+    rules = Rules.model_validate_json(seeds.answers([row], ["outputs.answer"], ["acme/m"], ["acme/m"], "worse"))
+    told = answered(rules, "acme/m", [{"role": "user", "content": "What is 1 + 1?"}])
+    assert told in ("2", "I do not know.")
+    asked = questions(TEMPLATES["pairwise-1"], question="What is 1 + 1?", reference="2", first="2", second="3")
+    assert '"winner": "tie"' in answered(rules, "acme/m", asked)
+
+
+def test_a_rehearsed_baseline_that_is_written_answers_as_what_is_used_now() -> None:
+    """It answered as the candidate does, so `worse` came to no difference instead of a rejection."""
+    specs = {
+        "ModelBinding": [{"model": "acme/v1"}, {"model": "acme/v2"}],
+        "Evaluation": [{"candidate": {"model": "acme/v2"}, "baseline": {"model": "acme/v0"}}, {"candidate": {"training": "x"}}],
+    }
+    assert copy.baselines(specs) == {"acme/v0", "acme/v1"}
+
+
+def test_a_rehearsed_endpoint_is_given_no_secret() -> None:
+    """A laptop without production's secrets waited for them until the endpoint's boot was over."""
+    own = {"region": "us-east-1", "instanceType": "nvidia-l4", "secrets": {"KEY": "env:PROD_KEY"}}
+    found = copy.environment({"endpoints": {"own": {"inferenceEndpoint": own}}}, lambda: 1, False)
+    assert found["endpoints"]["own"] == {"inferenceEndpoint": {"region": "us-east-1", "instanceType": "nvidia-l4"}}
+
+
+# -- what people read --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ended", "health"), [("completed", "Healthy"), ("cancelled", "Healthy"), ("failed", "Degraded")])
+def test_a_run_that_has_ended_is_not_unknown(ended: str, health: str) -> None:
+    """Nobody looks at it any more, and `status` said of every finished training `Unknown: not looked at`."""
+    past = Past(exists=True, after={"phase": ended}, ended=ended)
+    assert health_of(past, None, declared=False) == (health, ended)
+
+
+def test_a_remote_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The last line of git's advice was shown: `cannot fetch main from origin: and the repository exists.`"""
+    sim = Simulation(tmp_path)
+    with pytest.raises(RemoteDown, match=r"nowhere.*does not appear to be a git repository"):
+        Remote(Repository(sim.folder / "repo.git"), str(tmp_path / "nowhere.git")).fetch("main")
