@@ -117,6 +117,8 @@ def _verify(situation: Situated, state: State, sight: Mapping[str, Any], found: 
 def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Change:
     """Another attempt, where that may help, where one is left, and within the budget."""
     code, message = sight.get("code") or sight["stage"], sight.get("message") or "no message"
+    if code == "preempted" and not state["usd_per_hour"]:
+        state = {**state, "attempts": state["attempts"] + 1}  # somebody stopped this machine's work: no fault of its own, and free
     if code not in AGAIN:
         return _end(situation, state, sight, "failed", f"failed ({code}): {message}")
     if state["attempt"] >= state["attempts"]:
@@ -136,7 +138,7 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
     return Change(
         Action.STEP,
         f"{told}; attempt {attempt} of {state['attempts']}, {_usd(spent)} so far, at most {_usd(spent + most)}",
-        before=state,
+        before=situation.past.after,
         after=after,
         cost=Cost(most, most),
         running=True,

@@ -147,6 +147,8 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
     code, message = sight.get("code") or sight["stage"], sight.get("message") or "no message"
     batch, accumulation = sight.get("batch") or state["batch"], sight.get("accumulation") or state["accumulation"]
     told = f"attempt {state['attempt']} of {state['attempts']} ended: {message}"
+    if code == "preempted" and not state["usd_per_hour"]:
+        state = {**state, "attempts": state["attempts"] + 1}  # somebody stopped this machine's work: no fault of its own, and free
     if code not in AGAIN:
         return _fail(situation, state, sight, f"failed ({code}): {message}")
     if state["attempt"] >= state["attempts"]:
@@ -167,7 +169,7 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
     return Change(
         Action.STEP,
         f"{told}; attempt {attempt} of {state['attempts']}, {spent:.2f} USD so far, at most {spent + most:.2f}",
-        before=state,
+        before=situation.past.after,
         after=after,
         cost=Cost(most, most),
         running=True,
