@@ -423,22 +423,31 @@ class Controller:
         work = Cancellation(loaded.branch, loaded.tree, loaded.commit, who, self.flow.now().timestamp(), loaded.shared_with)
         return work.of_run(address, reconcile.past_of(self.flow, address), message, everywhere=everywhere)
 
-    def approve(self, name: str, author: Identity) -> tuple[str, str]:
-        """A commit that approves what is planned for one resource: its id and its line. Raises NotFound, Conflict."""
+    def approve(self, names: Sequence[str], author: Identity) -> tuple[str, list[str]]:
+        """One commit that approves what is planned for these resources (none = all that wait for it): its id and its lines.
+
+        Raises NotFound, Conflict.
+        """
         loaded, planned = loading.load(self.flow), self.plan()[0]
-        address = self.address(name)
-        change = next((each for each in planned.changes if each.address == address and not each.is_noop), None)
-        if change is None or not any(wait.code in ("Approval", "Budget") for wait in change.waits):
-            raise NotFound(f"{address} waits for no approval", "`turnout plan` shows what waits, and for what")
-        found = approval.author_of(self.repository, loaded.commit, loaded.tree.files.get(address, ()))
-        if found is not None and found.email.lower() == author.email.lower():
-            raise Conflict(f"{author.email} wrote {address} in {found.id[:7]}", "somebody else has to approve it")
-        line = approval.line(change)
-        tree = str(self.repository.git[loaded.commit].tree_id)
-        message = f"Approve {address}\n\n{change.reason}\n\n{line}\n"
+        asked = [each for each in planned.changes if any(wait.code in ("Approval", "Budget") for wait in each.waits)]
+        wanted = [self.address(name) for name in names] or [change.address for change in asked]
+        changes = [change for change in asked if change.address in wanted and not change.is_noop]
+        missing = sorted(set(wanted) - {change.address for change in changes})
+        if missing or not changes:
+            told = f"{', '.join(missing)} waits for no approval" if missing else "nothing waits for an approval"
+            raise NotFound(told, "`turnout plan` shows what waits, and for what")
+        for change in changes:
+            found = approval.author_of(self.repository, loaded.commit, loaded.tree.files.get(change.address, ()))
+            if found is not None and found.email.lower() == author.email.lower():
+                raise Conflict(f"{author.email} wrote {change.address} in {found.id[:7]}", "somebody else has to approve it")
+        lines = [approval.line(change) for change in changes]
+        what = ", ".join(change.address for change in changes)
+        reasons = "\n".join(f"{change.address}: {change.reason}" for change in changes)
+        tree, text = str(self.repository.git[loaded.commit].tree_id), "\n".join(lines)
+        message = f"Approve {what}\n\n{reasons}\n\n{text}\n"
         commit = self.repository.write_commit(tree, [loaded.commit], message, author, self.flow.now().timestamp())
         loaded.branch.land(commit, loaded.commit)
-        return commit, line
+        return commit, lines
 
     def costs(self, month: str = "") -> dict[str, Any]:
         """What paid work of a month (`YYYY-MM`, UTC; default this one) has cost and reserved, in US dollars."""

@@ -6,6 +6,7 @@ the author of a commit believable is the repository's business (protected branch
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class Found:
 
 
 def line(change: Change) -> str:
-    """What approves this change, as planned now. A commit message that holds it is the approval."""
-    return f"Turnout-Approve: {change.address} {change.digest} up to {change.cost.ceiling:.2f} USD"
+    """What approves this change, as planned now, rounded up to a cent. A commit message that holds it is the approval."""
+    cents = math.ceil(round(change.cost.ceiling * 100, 6))
+    return f"Turnout-Approve: {change.address} {change.digest} up to {cents / 100:.2f} USD"
 
 
 def in_commits(
