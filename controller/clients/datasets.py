@@ -99,10 +99,10 @@ class Datasets:
 def _rows(name: str, content: bytes) -> list[dict[str, Any]]:
     """Of one JSON-lines file. Raises Permanent with the line."""
     found = []
-    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):  # of bytes: text may also break at U+2028, which JSON allows in strings
         if line.strip():
             try:
-                found.append(json.loads(line))
+                found.append(json.loads(line.decode("utf-8", errors="replace")))
             except ValueError as error:
                 raise Permanent(f"{name}:{number}: is not JSON ({error}); allowed is one object a line") from None
     return found
