@@ -118,13 +118,19 @@ def test_what_is_shown_is_compared() -> None:
     assert not shown.search("x a b c\nlast\n")
 
 
-@pytest.mark.training
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def trains(guide: Path) -> bool:
+    """Whether its rehearsal makes a base model or trains one."""
+    return "--rehearse" in guide.read_text() and "kind: TrainingRequest" in guide.read_text()
+
+
+MARKED = [pytest.param(guide, id=guide.stem, marks=[pytest.mark.training] if trains(guide) else []) for guide in GUIDES]
+
+
+@pytest.mark.parametrize("guide", MARKED)
 def test_the_guide_works(guide: Path, place: Path, tmp_path: Path) -> None:
-    text = guide.read_text()
-    parts = blocks(text)
+    parts = blocks(guide.read_text())
     assert parts, "a guide without a command that runs"
-    if "--rehearse" in text and not os.environ.get("TURNOUT_TRAINING_PYTHON"):
+    if trains(guide) and not os.environ.get("TURNOUT_TRAINING_PYTHON"):
         why = "TURNOUT_TRAINING_PYTHON is not set"
         assert not os.environ.get("CI"), why
         pytest.skip(why)
