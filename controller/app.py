@@ -459,6 +459,20 @@ class Controller:
         asked = months_until(month or now, months)
         return [spending(each, self.flow.folds.state(MONEY.name, each), limits) for each in asked]
 
+    def dataset(self, source: str, files: Sequence[tuple[str, bytes]] = (), split: str | None = None) -> tuple[Any, ...]:
+        """Rows of a data set elsewhere (ls://, hf://), read as this environment says, or of JSON-lines files. TurnoutError."""
+        from controller.clients.datasets import rows_of
+
+        try:
+            if not source:
+                return tuple(row for path, content in files for row in rows_of(path, content))
+            read: tuple[Any, ...] = Clients(self.settings(worktree=True)).open("datasets").read(source, None, split).rows
+            return read
+        except Temporary as error:
+            raise TurnoutError(f"{source} cannot be read now: {error}", "call it again later") from error
+        except Permanent as error:
+            raise TurnoutError(str(error)) from error
+
     def conversion(self, name: str) -> tuple[Address, Mapping[str, Any]]:
         """A finished conversion and its state, with its files. Raises NotFound."""
         known = {address for address in self.addresses() if address.kind == "Conversion"}

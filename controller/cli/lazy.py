@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "up": "Start the environment on this machine.",
     "down": "Stop it.",
     "validate": "Check the files of the desired state.",
+    "dataset": "Check or split rows before a training names them.",
     "plan": "Show what would be done, why, and what it costs.",
     "apply": "Show the plan, then do it.",
     "reconcile": "Be the controller; with --once, one time for CI.",

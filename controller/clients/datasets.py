@@ -70,7 +70,7 @@ class Datasets:
 
     def _read(self, source: str | None, files: Mapping[str, str], split: str | None, revision: str) -> Read:
         if source is None:
-            rows = [row for path, found in files.items() for row in _rows(path, self._objects(path, found))]
+            rows = [row for path, found in files.items() for row in rows_of(path, self._objects(path, found))]
             return self._keep(", ".join(files), " ".join(files.values()), rows)
         scheme, _, rest = source.partition("://")
         name, _, named = rest.partition("@")
@@ -96,13 +96,15 @@ class Datasets:
         return self.folder / f"{digest}.jsonl"
 
 
-def _rows(name: str, content: bytes) -> list[dict[str, Any]]:
+def rows_of(name: str, content: bytes) -> list[dict[str, Any]]:
     """Of one JSON-lines file. Raises Permanent with the line."""
+    if content.startswith(LFS):
+        raise Permanent(f"{name} is a pointer of Git LFS, not the rows; commit the rows themselves, or put them on the Hub")
     found = []
-    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):  # of bytes: a text may hold U+2028
         if line.strip():
             try:
-                found.append(json.loads(line))
+                found.append(json.loads(line.decode("utf-8", errors="replace")))
             except ValueError as error:
                 raise Permanent(f"{name}:{number}: is not JSON ({error}); allowed is one object a line") from None
     return found
@@ -115,13 +117,10 @@ def objects_of(settings: Settings) -> Objects:
         from controller.clients.git import Repository
 
         try:
-            content = Repository(settings.data).read(found)
+            return Repository(settings.data).read(found)
         except (KeyError, ValueError):
             told = "is not in this clone as it is named; commit it, or fetch the commit that has it"
             raise Permanent(f"{path} ({found[:10]}) {told}") from None
-        if content.startswith(LFS):
-            raise Permanent(f"{path} is a pointer of Git LFS, not the rows; commit the rows themselves, or put them on the Hub")
-        return content
 
     return read
 

@@ -47,6 +47,13 @@ def here(tmp_path: Path) -> tuple[Repository, Datasets]:
     return repository, datasets
 
 
+def test_a_line_separator_inside_a_text_ends_no_line(here: tuple[Repository, Datasets]) -> None:
+    repository, datasets = here
+    row = {"inputs": {"task": "one\u2028two\u0085three"}, "outputs": {"code": "x"}}
+    files = committed(repository, {"data/a.jsonl": json.dumps(row, ensure_ascii=False).encode() + b"\n" + LINES})
+    assert list(datasets.read(None, files).rows) == [row, *ROWS]
+
+
 def test_files_are_those_of_the_commit_not_of_the_checkout_or_the_tip(here: tuple[Repository, Datasets]) -> None:
     repository, datasets = here
     first = committed(repository, {"data/a.jsonl": LINES})

@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     text = page.read_text()
     found: list[str] = []
-    for block in re.findall(r"^```(?:sh|console|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```(?:sh|console|bash)(?: real)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         joined = block.replace("\\\n", " ")
         found += [line.strip().removeprefix("$ ") for line in joined.splitlines()]
     found += re.findall(r"(?<!`)`(turnout [a-z][^`\n]*)`(?!`)", text)
