@@ -36,7 +36,7 @@ from typing import Any
 
 EXIT = {"unexpected": 1, "request_invalid": 2, "dataset_invalid": 3, "model_not_loaded": 4, "out_of_memory": 5, "hub_failed": 6}
 EXIT |= {"diverged": 7, "result_broken": 8, "terminated": 75, "claim_lost": 76, "deadline": 77}
-NEEDED, ANY = "(needed)", None
+NEEDED, ANY, ANSWERS = "(needed)", None, ("answer", "output", "response", "completion", "text", "content", "code", "result")
 REQUEST: dict[str, Any] = {  # every field with its default
     "intent": NEEDED, "attempt": "1",  # the key under which this work is paid for once, and which try at it this is
     "takes_over": [],                  # attempts that are known to have ended: this one inherits their claim
@@ -323,11 +323,12 @@ def chat_of(row: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def said(role: str, value: Any) -> list[dict[str, str]]:
-    """Messages stay; a text is one message; of an object each field is a part under its name, a single field without it."""
+    """Messages stay; a text is one message; of an object its answer, else each field as a part, under its name if several."""
     value = value["messages"] if isinstance(value, dict) and "messages" in value else value
     if isinstance(value, dict) and "role" not in value:
         texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in value.items()}
-        value = "\n\n".join(f"{key}:\n{one}" if len(texts) > 1 else one for key, one in texts.items())
+        parts = "\n\n".join(f"{key}:\n{one}" if len(texts) > 1 else one for key, one in texts.items())
+        value = next((texts[one] for one in ANSWERS if role == "assistant" and one in texts), parts)  # as the report takes it
     return value if isinstance(value, list) else [value if isinstance(value, dict) else {"role": role, "content": value}]
 
 

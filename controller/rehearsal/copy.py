@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from controller.judgement.rules import WATCH
+
 HOLD_SECONDS = 6.0
 SAMPLES = 30
 RESYNC_SECONDS = 5.0
@@ -90,7 +92,19 @@ def _short(value: Any) -> Any:
     return [_short(each) for each in value] if isinstance(value, list) else value
 
 
-CHANGED: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {"Gateway": gateway, "Rollout": rollout}
+def evaluation(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Without its watch over latency: milliseconds of doubles on a busy machine say nothing about models."""
+    thresholds = dict(spec.get("thresholds") or {})
+    watched = thresholds.get("watch", WATCH)
+    thresholds["watch"] = {name: limit for name, limit in watched.items() if not name.startswith("latency")}
+    return {**spec, "thresholds": thresholds}
+
+
+CHANGED: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
+    "Evaluation": evaluation,
+    "Gateway": gateway,
+    "Rollout": rollout,
+}
 """By kind; all others are rehearsed as they are."""
 
 

@@ -180,7 +180,7 @@ def test_forms_of_rows(program: Any) -> None:
     ):
         assert program.chat_of(row, "sft") == expected
     several = program.chat_of({"inputs": {"task": "q"}, "outputs": {"code": "a", "tests": ["t"]}}, "sft")
-    assert several["completion"][0]["content"] == 'code:\na\n\ntests:\n["t"]'
+    assert several["completion"][0]["content"] == "a"
     pair = {"prompt": [user], "chosen": [answer], "rejected": [{"role": "assistant", "content": "b"}]}
     assert program.chat_of({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo") == pair
     assert program.chat_of({"inputs": {"task": "q"}, "outputs": {"chosen": "a", "rejected": "b"}}, "orpo") == pair
