@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 
 from controller.app import health_of
+from controller.clients.datasets import Datasets
 from controller.clients.git import Repository
 from controller.clients.git_remote import Remote
-from controller.errors import RemoteDown
+from controller.errors import Permanent, RemoteDown
 from controller.judgement.judge import TEMPLATES, questions
 from controller.kind import Past
 from controller.rehearsal import copy, seeds
@@ -144,3 +147,23 @@ def test_a_remote_that_is_not_there_is_named(tmp_path: Path) -> None:
     sim = Simulation(tmp_path)
     with pytest.raises(RemoteDown, match=r"nowhere.*does not appear to be a git repository"):
         Remote(Repository(sim.folder / "repo.git"), str(tmp_path / "nowhere.git")).fetch("main")
+
+
+# -- data sets ---------------------------------------------------------------------------------------------------------
+
+
+def read_rows(folder: Path, content: bytes) -> Any:
+    return Datasets(folder, runs._nobody, runs._nobody, lambda path, found: content).read(None, {"data.jsonl": "1"}).rows
+
+
+def test_rows_end_where_json_lines_end(tmp_path: Path) -> None:
+    """Text with U+2028 or U+0085 in it, which JSON allows, was cut there and called `not JSON`; so was a file with a BOM."""
+    row = {"inputs": {"task": "a\u2028b\u0085c"}, "outputs": {"code": "x"}}
+    line = json.dumps(row, ensure_ascii=False).encode()
+    assert read_rows(tmp_path, codecs.BOM_UTF8 + line + b"\r\n" + line) == (row, row)
+
+
+def test_a_data_set_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """Its letters were replaced by U+FFFD without a word, and that would have been trained on."""
+    with pytest.raises(Permanent, match=r"data.jsonl:2: is not UTF-8 \(byte 0xe9 at column 6\)"):
+        read_rows(tmp_path, b'{"a": 1}\n{"a":\xe9}')
