@@ -97,6 +97,25 @@ def test_a_second_attempt_that_is_adopted_is_still_a_run_that_goes_on(tmp_path: 
     assert [each.get("running") for each in adopted] == [True]
 
 
+# -- git never lies ----------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_that_is_removed_takes_no_route_with_it(tmp_path: Path) -> None:
+    """Asked for before it was planned, the state of the binding was `not there` for the rest of the pass: its route was taken away."""
+    world = chain.World(tmp_path)
+    world.sim.commit(chain.CHAIN, "The chain")
+    for _ in range(60):
+        world.sim.survive(horizon=20)
+        if world.judge.work:
+            break
+    assert world.judge.work
+    world.sim.commit(dict.fromkeys(chain.CHAIN), "No chain")
+    world.sim.survive()
+    assert world.ended("Evaluation/docs-v2") == "cancelled"
+    assert [e.data["reason"] for e in world.of("Gateway/main", "started") if "no more" in e.data["reason"]] == []
+    assert world.sim.gateway.versions("docs") == {"v1": 100.0}
+
+
 # -- rehearsals --------------------------------------------------------------------------------------------------------
 
 
