@@ -97,11 +97,55 @@ def test_a_second_attempt_that_is_adopted_is_still_a_run_that_goes_on(tmp_path: 
     assert [each.get("running") for each in adopted] == [True]
 
 
+@pytest.mark.parametrize("lag", [0.0, 45.0])
+def test_a_lost_answer_after_a_refusal_is_looked_for_and_not_asked_again(tmp_path: Path, lag: float) -> None:
+    """That the first call brought nothing about counted for the second one too, and it was paid for again."""
+    world = runs.World(tmp_path)
+    world.jobs.refuse, world.jobs.lose_answers, world.jobs.lag_seconds = 1, 1, lag
+    world.sim.commit(runs.training(), "Train docs")
+    flow = world.sim.controller("m")
+    for _ in range(40):
+        world.sim.settle(flow, horizon=5)
+        world.sim.advance(5)
+    assert len(world.jobs.jobs) == 1
+    world.survive()
+    assert (world.ended()[0], len(world.jobs.jobs)) == ("completed", 1)
+
+
+def test_grace_counts_from_the_last_call_of_an_intent(tmp_path: Path) -> None:
+    """Killed before its call, called after the grace period, and the answer lost: the old start made the new job `absent`."""
+    trace: list[str] = []
+    number = next(number for number in range(1, 50) if _is_before_the_start(tmp_path / f"count{number}", number, trace))
+    world = runs.World(tmp_path / "world")
+    world.sim.faults.kill_at = number
+    world.sim.commit(runs.training(), "Train docs")
+    with pytest.raises(Killed):
+        world.sim.settle(world.sim.controller("m"))
+    assert world.jobs.jobs == []
+    world.sim.advance(61)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    flow = world.sim.controller("m")
+    for _ in range(20):
+        world.sim.settle(flow, horizon=5)
+        world.sim.advance(5)
+    assert len(world.jobs.jobs) == 1
+
+
+def _is_before_the_start(folder: Path, number: int, trace: list[str]) -> bool:
+    """Whether this crossing is the one just before the job is made."""
+    if not trace:
+        world = runs.World(folder)
+        world.sim.commit(runs.training(), "Train docs")
+        world.sim.settle(world.sim.controller("m"))
+        trace += world.sim.faults.trace
+    return trace[number - 1] == "start"
+
+
 # -- git never lies ----------------------------------------------------------------------------------------------------
 
 
 def test_a_chain_that_is_removed_takes_no_route_with_it(tmp_path: Path) -> None:
-    """Asked for before it was planned, the state of the binding was `not there` for the rest of the pass: its route was taken away."""
+    """Asked for before it was planned, its binding was `not there` for the rest of the pass, and its route was taken away."""
     world = chain.World(tmp_path)
     world.sim.commit(chain.CHAIN, "The chain")
     for _ in range(60):
