@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import importlib.util
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from controller import approval
 from controller.app import health_of
 from controller.clients.datasets import Datasets
 from controller.clients.git import Repository
@@ -22,7 +26,7 @@ from controller.kind import Past
 from controller.rehearsal import copy, seeds
 from controller.testing.openrouter_api.answers import Call, Reply
 from controller.testing.openrouter_api.rules import Rules
-from controller.testing.simulation import Killed, Simulation
+from controller.testing.simulation import ADA, BOB, Killed, Simulation
 
 
 def _module(name: str) -> ModuleType:
@@ -230,3 +234,42 @@ def test_a_data_set_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     """Its letters were replaced by U+FFFD without a word, and that would have been trained on."""
     with pytest.raises(Permanent, match=r"data.jsonl:2: is not UTF-8 \(byte 0xe9 at column 6\)"):
         read_rows(tmp_path, b'{"a": 1}\n{"a":\xe9}')
+
+
+# -- still open --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="a training or conversion of a machine that is gone (a CI runner) can never be ended")
+def test_a_local_training_of_a_machine_that_is_gone_can_be_cancelled(tmp_path: Path) -> None:
+    """`LocalProcesses.stop` is Temporary for another machine, for ever: the revert is tried every minute and never comes true."""
+    here = _module("test_training_here").Here(tmp_path)
+    commit = here.train("slow")
+    flow = here.sim.controller("m")
+    here.sim.settle(flow, horizon=20)
+    groups = here.pids()
+    try:
+        assert here.past()["running"]
+        here.local.processes.machine = "another"
+        here.sim.revert(commit)
+        for _ in range(3):  # longer than the time-out of an attempt, after which its program has ended by itself
+            here.sim.settle(flow, horizon=60)
+            here.sim.advance(4 * HOUR)
+        assert here.past()["ended"] == "cancelled"
+    finally:
+        for each in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each, signal.SIGKILL)
+
+
+@pytest.mark.xfail(strict=True, reason="who changed the data set that a request names does not count as its author")
+def test_who_changed_the_data_may_not_approve_it_alone(tmp_path: Path) -> None:
+    """Ada asks; Bob replaces the rows, which changes what is approved, and approves that himself: nobody else has seen them."""
+    world = chain.World(tmp_path, environment="  rules: {approvalAboveUsd: 1}\n")
+    world.sim.commit(chain.CHAIN, "The chain", by=ADA)
+    rows = "".join(f'{{"inputs": {{"task": "other {n}"}}, "outputs": {{"code": "x = {n}"}}}}\n' for n in range(60))
+    world.sim.commit({"train.jsonl": rows}, "Other rows", by=BOB)
+    plan = world.sim.settle(world.sim.controller("m")).plan
+    asked = [change for change in plan.changes if change.address == "TrainingRequest/docs-v2"]
+    world.sim.commit({}, "Fine", trailer=approval.line(asked[0]), by=BOB)
+    world.go(2)
+    assert world.jobs.jobs == []
