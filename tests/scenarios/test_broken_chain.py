@@ -145,6 +145,20 @@ def _is_before_the_start(folder: Path, number: int, trace: list[str]) -> bool:
     return trace[number - 1] == "start"
 
 
+def test_who_changed_the_data_may_not_approve_it_alone(tmp_path: Path) -> None:
+    """Ada asks; Bob replaces the rows, which changes what is approved, and approves that himself: nobody else has seen them."""
+    world = chain.World(tmp_path, environment="  rules: {approvalAboveUsd: 1}\n")
+    world.sim.commit(chain.CHAIN, "The chain", by=ADA)
+    rows = "".join(f'{{"inputs": {{"task": "other {n}"}}, "outputs": {{"code": "x = {n}"}}}}\n' for n in range(60))
+    world.sim.advance(60)
+    world.sim.commit({"train.jsonl": rows}, "Other rows", by=BOB)
+    plan = world.sim.settle(world.sim.controller("m")).plan
+    asked = [change for change in plan.changes if change.address == "TrainingRequest/docs-v2"]
+    world.sim.commit({}, "Fine", trailer=approval.line(asked[0]), by=BOB)
+    world.go(2)
+    assert world.jobs.jobs == []
+
+
 # -- git never lies ----------------------------------------------------------------------------------------------------
 
 
@@ -259,17 +273,3 @@ def test_a_local_training_of_a_machine_that_is_gone_can_be_cancelled(tmp_path: P
         for each in groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(each, signal.SIGKILL)
-
-
-@pytest.mark.xfail(strict=True, reason="who changed the data set that a request names does not count as its author")
-def test_who_changed_the_data_may_not_approve_it_alone(tmp_path: Path) -> None:
-    """Ada asks; Bob replaces the rows, which changes what is approved, and approves that himself: nobody else has seen them."""
-    world = chain.World(tmp_path, environment="  rules: {approvalAboveUsd: 1}\n")
-    world.sim.commit(chain.CHAIN, "The chain", by=ADA)
-    rows = "".join(f'{{"inputs": {{"task": "other {n}"}}, "outputs": {{"code": "x = {n}"}}}}\n' for n in range(60))
-    world.sim.commit({"train.jsonl": rows}, "Other rows", by=BOB)
-    plan = world.sim.settle(world.sim.controller("m")).plan
-    asked = [change for change in plan.changes if change.address == "TrainingRequest/docs-v2"]
-    world.sim.commit({}, "Fine", trailer=approval.line(asked[0]), by=BOB)
-    world.go(2)
-    assert world.jobs.jobs == []
