@@ -104,8 +104,7 @@ class Executor:
         for index, change in enumerate(apart):
             if self.stop():
                 return
-            if change.intent not in {intent.key for intent in self.past(change.address).intents}:
-                self.writer.act([self._started(change)])
+            self.writer.act([self._started(change)])  # of another try too: grace counts from the last call, whatever came before
             self._call([change], applied, last and index == len(apart) - 1)
 
     def _call(self, changes: Sequence[Change], applied: Applied, last: bool) -> None:

@@ -414,13 +414,18 @@ class _Walk:
     def _state(self, address: Address) -> Mapping[str, Any] | None:
         if address not in self.states:
             row = self.rows.get(address)
-            self.states[address] = msgspec.json.decode(row.state) if row and row.state else None
+            if row is None:  # not planned yet: what is removed is asked for nothing, and nobody else may hear this answer
+                return None
+            self.states[address] = msgspec.json.decode(row.state) if row.state else None
         return self.states[address]
 
     def _kind_states(self, kind: str) -> Mapping[Address, Mapping[str, Any]]:
         if kind not in self.by_kind:
-            found = {a: self._state(a) for a in self.members.get(kind, ())}
-            self.by_kind[kind] = {a: state for a, state in found.items() if state is not None}
+            members = self.members.get(kind, ())
+            found = {a: state for a in members if (state := self._state(a)) is not None}
+            if any(a not in self.certain for a in members):  # of a reference that orders nothing
+                return found
+            self.by_kind[kind] = found
         return self.by_kind[kind]
 
     def _refs_digest(self, references: tuple[Reference, ...]) -> str:

@@ -329,8 +329,15 @@ def find_approvals(flow: Flow, loaded: Loaded, writer: Writer) -> None:
         return
     seen_until = flow.approved_until or flow.folds.state(LEASE.name, KEY).get("planned")
     known = seen_until if seen_until and flow.repository.is_ancestor(seen_until, loaded.commit) else None
+
+    def written(address: Address) -> tuple[str, ...]:
+        """Who changed the data that a request names asks for it too."""
+        entry = loaded.tree.entries.get(address)
+        resource = entry.load(past_of(flow, address)).resource if entry else None
+        return (*loaded.tree.files.get(address), *(resource.paths if resource else ()))
+
     found = []
-    for each in approval.in_commits(flow.repository, loaded.commit, known, loaded.tree.files.get):
+    for each in approval.in_commits(flow.repository, loaded.commit, known, written):
         if each.commit.id not in seen(flow.folds.state(APPROVALS.name, each.address)):
             name = "approval.refused" if each.refused else "approval.granted"
             found.append(writer.event(name, each.address, each.as_data()))

@@ -47,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    _stay_on_this_machine()
     call = Call()
     try:
         found = cli.main(args=args, prog_name="turnout", standalone_mode=False, obj=call)
@@ -70,6 +71,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if call.debug:
             raise
         return tell(error)
+
+
+def _stay_on_this_machine() -> None:
+    """Calls of this machine to itself go through no proxy that the process environment names; started processes inherit it."""
+    if any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        hosts = [each for each in (*known.split(","), "localhost", "127.0.0.1", "::1") if each.strip()]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(hosts))
 
 
 def tell(error: Exception) -> int:

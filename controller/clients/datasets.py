@@ -6,6 +6,7 @@ read again at its revision and has to be the same.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
@@ -97,14 +98,20 @@ class Datasets:
 
 
 def rows_of(name: str, content: bytes) -> list[dict[str, Any]]:
-    """Of one JSON-lines file. Raises Permanent with the line."""
+    """Of one JSON-lines file. Raises Permanent with the line.
+
+    Lines end where JSON lines end: text in a row may hold U+2028 and its like, at which `str.splitlines` would cut.
+    """
     if content.startswith(LFS):
         raise Permanent(f"{name} is a pointer of Git LFS, not the rows; commit the rows themselves, or put them on the Hub")
     found = []
-    for number, line in enumerate(content.splitlines(), 1):  # of bytes: a text may hold U+2028
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             try:
-                found.append(json.loads(line.decode("utf-8", errors="replace")))
+                found.append(json.loads(line.decode()))
+            except UnicodeDecodeError as error:
+                told = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
+                raise Permanent(f"{name}:{number}: is not UTF-8 ({told}); save the file as UTF-8") from None
             except ValueError as error:
                 raise Permanent(f"{name}:{number}: is not JSON ({error}); allowed is one object a line") from None
     return found

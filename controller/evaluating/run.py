@@ -57,7 +57,7 @@ class Evaluation:
         self.stop, self.now, self.say = stop, now, say
         self.answers: dict[Key, Answer] = {}
         self.judged: dict[tuple[str, int], Judged] = {}
-        self.unsure: set[str] = set()  # calls that were begun by a process that died before it noted the answer
+        self.unsure: dict[str, int] = {}  # calls, and how often a process began them and died before it noted the answer
         self.unmeasured: dict[str, str] = {}
         self.purse = Purse(order.ceiling)
         self.serving = Serving(
@@ -105,18 +105,26 @@ class Evaluation:
             if any(mark in line for mark in MARKS):
                 continue
             if "begun" in line:
-                self.unsure.add(line["begun"])
+                self.unsure[line["begun"]] = self.unsure.get(line["begun"], 0) + 1
                 continue
+            self.unsure.pop(line.get("settled", ""), None)
             if "answer" in line:
                 answer = msgspec.convert(line["answer"], Answer)
                 self.answers[_key(answer)] = answer
-                self.unsure.discard(_name(*_key(answer)))
+                self.unsure.pop(_name(*_key(answer)), None)
             if "judged" in line:
                 one = msgspec.convert(line["judged"], Judged)
                 self.judged[one.example, one.repetition] = one
-                self.unsure.discard(_name("judge", one.example, one.repetition))
+                self.unsure.pop(_name("judge", one.example, one.repetition), None)
             self.unmeasured |= line.get("unmeasured", {})
             self.purse.settle(line.get("what", ""), 0.0, line.get("usd"))
+        for name, count in self.unsure.items():
+            self.purse.spent += count * self._worst(name)
+
+    def _worst(self, name: str) -> float:
+        """USD that a call may have cost of which nobody knows."""
+        parts = name.split("\0")
+        return self.order.worst.get("judge" if parts[0] == "judge" else parts[1]) or 0.0
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -161,9 +169,10 @@ class Evaluation:
 
         def after(call: Call, found: tuple[Reply, Answer, dict[str, str]]) -> float | None:
             reply, answer, why = found
-            usd = self._paid([reply], call.side, _name(*_key(answer)))
+            name = _name(*_key(answer))
+            usd, counted = self._paid([reply], call.side, name)
             usd = 0.0 if call.side in self.serving.rules else usd  # paid by the minute
-            line: dict[str, Any] = {"what": call.side, "usd": usd}
+            line: dict[str, Any] = {"what": call.side, "usd": usd, "settled": name}
             if last or reply.error_kind != "temporary":
                 self.answers[_key(answer)] = answer
                 self.unmeasured |= why
@@ -171,7 +180,7 @@ class Evaluation:
                 line |= {"unmeasured": why} if why else {}
             self.journal.append(line)
             self._tell("running")
-            return usd
+            return None if usd is None else usd - counted
 
         def before(call: Call) -> None:
             self.journal.append({"begun": _name(call.example, call.side, call.repetition)})
@@ -199,11 +208,11 @@ class Evaluation:
         def after(pair: tuple[Answer, Answer], found: tuple[Judged, list[Verdict[JudgeReply]]]) -> float | None:
             one, verdicts = found
             replies = [reply for verdict in verdicts for reply in verdict.replies]
-            usd = self._paid(replies, "judge", _name("judge", one.example, one.repetition))
+            usd, counted = self._paid(replies, "judge", _name("judge", one.example, one.repetition))
             self.judged[one.example, one.repetition] = one
             self.journal.append({"what": "judge", "usd": usd, "judged": msgspec.to_builtins(one)})
             self._tell("running")
-            return usd
+            return None if usd is None else usd - counted
 
         return self._crew((do, before, after)).run(self._pairs())
 
@@ -234,23 +243,22 @@ class Evaluation:
 
     # -- money and progress ------------------------------------------------------------------------------------------
 
-    def _paid(self, replies: list[Reply], what: str, name: str) -> float | None:
-        """What these replies added to the bill of this evaluation; None where nobody knows.
+    def _paid(self, replies: list[Reply], what: str, name: str) -> tuple[float | None, float]:
+        """What this call cost this evaluation (None where nobody knows), and what of it the purse has counted already.
 
         One from the cache was paid before: by this evaluation where it had begun that call and died before it noted the answer.
-        An attempt that may have been billed although no answer came counts as the worst.
+        An attempt that may have been billed although no answer came counts as the worst, one of a process that died too.
         """
-        ours = name in self.unsure
-        self.unsure.discard(name)
-        worst = self.order.worst.get(what) or 0.0
-        total = 0.0
+        begun, worst = self.unsure.pop(name, 0), self.order.worst.get(what) or 0.0
+        kept = bool(begun) and all(reply.cached for reply in replies)  # the last of them was answered after all
+        total = (begun - kept) * worst
         for reply in replies:
             total += 0.0 if reply.cached else reply.unanswered * worst
-            usd = reply.cost_usd if ours or not reply.cached else 0.0
+            usd = reply.cost_usd if begun or not reply.cached else 0.0
             if usd is None and not reply.error:
-                return None
+                return None, 0.0
             total += usd or 0.0
-        return total
+        return total, begun * worst
 
     def _cost(self) -> float | None:
         return None if self.purse.unknown else self.purse.spent + self.serving.owed()

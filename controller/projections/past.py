@@ -47,6 +47,9 @@ def _started(state: dict[str, Any], event: Event) -> None:
             "at": event.time,
             "careful": data.get("careful", False),
         }
+    elif data.get("careful"):  # called again: that an earlier call brought nothing about says nothing of this one
+        intents[key]["at"] = event.time
+        intents[key].pop("failed", None)
     if data["action"] == "run":
         state["started_at"], state["started_commit"] = event.time, event.statecommit
         state["frozen"] = data.get("frozen")
@@ -164,7 +167,7 @@ def _mark(state: Mapping[str, Any]) -> str:
 PAST = Projection(
     "past",
     {"turnout.action.started.v1": _started_and_judged, **{name: _on_subject(step) for name, step in _STEPS.items()}},
-    version=2,
+    version=3,
     mark=_mark,
 )
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import importlib.util
+import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +15,18 @@ from typing import Any
 
 import pytest
 
+from controller import approval
 from controller.app import health_of
+from controller.clients.datasets import Datasets
 from controller.clients.git import Repository
 from controller.clients.git_remote import Remote
-from controller.errors import RemoteDown
+from controller.errors import Permanent, RemoteDown
 from controller.judgement.judge import TEMPLATES, questions
 from controller.kind import Past
 from controller.rehearsal import copy, seeds
 from controller.testing.openrouter_api.answers import Call, Reply
 from controller.testing.openrouter_api.rules import Rules
-from controller.testing.simulation import Killed, Simulation
+from controller.testing.simulation import ADA, BOB, Killed, Simulation
 
 
 def _module(name: str) -> ModuleType:
@@ -94,6 +101,83 @@ def test_a_second_attempt_that_is_adopted_is_still_a_run_that_goes_on(tmp_path: 
     assert [each.get("running") for each in adopted] == [True]
 
 
+@pytest.mark.parametrize("lag", [0.0, 45.0])
+def test_a_lost_answer_after_a_refusal_is_looked_for_and_not_asked_again(tmp_path: Path, lag: float) -> None:
+    """That the first call brought nothing about counted for the second one too, and it was paid for again."""
+    world = runs.World(tmp_path)
+    world.jobs.refuse, world.jobs.lose_answers, world.jobs.lag_seconds = 1, 1, lag
+    world.sim.commit(runs.training(), "Train docs")
+    flow = world.sim.controller("m")
+    for _ in range(40):
+        world.sim.settle(flow, horizon=5)
+        world.sim.advance(5)
+    assert len(world.jobs.jobs) == 1
+    world.survive()
+    assert (world.ended()[0], len(world.jobs.jobs)) == ("completed", 1)
+
+
+def test_grace_counts_from_the_last_call_of_an_intent(tmp_path: Path) -> None:
+    """Killed before its call, called after the grace period, and the answer lost: the old start made the new job `absent`."""
+    trace: list[str] = []
+    number = next(number for number in range(1, 50) if _is_before_the_start(tmp_path / f"count{number}", number, trace))
+    world = runs.World(tmp_path / "world")
+    world.sim.faults.kill_at = number
+    world.sim.commit(runs.training(), "Train docs")
+    with pytest.raises(Killed):
+        world.sim.settle(world.sim.controller("m"))
+    assert world.jobs.jobs == []
+    world.sim.advance(61)
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 45.0
+    flow = world.sim.controller("m")
+    for _ in range(20):
+        world.sim.settle(flow, horizon=5)
+        world.sim.advance(5)
+    assert len(world.jobs.jobs) == 1
+
+
+def _is_before_the_start(folder: Path, number: int, trace: list[str]) -> bool:
+    """Whether this crossing is the one just before the job is made."""
+    if not trace:
+        world = runs.World(folder)
+        world.sim.commit(runs.training(), "Train docs")
+        world.sim.settle(world.sim.controller("m"))
+        trace += world.sim.faults.trace
+    return trace[number - 1] == "start"
+
+
+def test_who_changed_the_data_may_not_approve_it_alone(tmp_path: Path) -> None:
+    """Ada asks; Bob replaces the rows, which changes what is approved, and approves that himself: nobody else has seen them."""
+    world = chain.World(tmp_path, environment="  rules: {approvalAboveUsd: 1}\n")
+    world.sim.commit(chain.CHAIN, "The chain", by=ADA)
+    rows = "".join(f'{{"inputs": {{"task": "other {n}"}}, "outputs": {{"code": "x = {n}"}}}}\n' for n in range(60))
+    world.sim.advance(60)
+    world.sim.commit({"train.jsonl": rows}, "Other rows", by=BOB)
+    plan = world.sim.settle(world.sim.controller("m")).plan
+    asked = [change for change in plan.changes if change.address == "TrainingRequest/docs-v2"]
+    world.sim.commit({}, "Fine", trailer=approval.line(asked[0]), by=BOB)
+    world.go(2)
+    assert world.jobs.jobs == []
+
+
+# -- git never lies ----------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_that_is_removed_takes_no_route_with_it(tmp_path: Path) -> None:
+    """Asked for before it was planned, its binding was `not there` for the rest of the pass, and its route was taken away."""
+    world = chain.World(tmp_path)
+    world.sim.commit(chain.CHAIN, "The chain")
+    for _ in range(60):
+        world.sim.survive(horizon=20)
+        if world.judge.work:
+            break
+    assert world.judge.work
+    world.sim.commit(dict.fromkeys(chain.CHAIN), "No chain")
+    world.sim.survive()
+    assert world.ended("Evaluation/docs-v2") == "cancelled"
+    assert [e.data["reason"] for e in world.of("Gateway/main", "started") if "no more" in e.data["reason"]] == []
+    assert world.sim.gateway.versions("docs") == {"v1": 100.0}
+
+
 # -- rehearsals --------------------------------------------------------------------------------------------------------
 
 
@@ -144,3 +228,48 @@ def test_a_remote_that_is_not_there_is_named(tmp_path: Path) -> None:
     sim = Simulation(tmp_path)
     with pytest.raises(RemoteDown, match=r"nowhere.*does not appear to be a git repository"):
         Remote(Repository(sim.folder / "repo.git"), str(tmp_path / "nowhere.git")).fetch("main")
+
+
+# -- data sets ---------------------------------------------------------------------------------------------------------
+
+
+def read_rows(folder: Path, content: bytes) -> Any:
+    return Datasets(folder, runs._nobody, runs._nobody, lambda path, found: content).read(None, {"data.jsonl": "1"}).rows
+
+
+def test_rows_end_where_json_lines_end(tmp_path: Path) -> None:
+    """Text with U+2028 or U+0085 in it, which JSON allows, was cut there and called `not JSON`; so was a file with a BOM."""
+    row = {"inputs": {"task": "a\u2028b\u0085c"}, "outputs": {"code": "x"}}
+    line = json.dumps(row, ensure_ascii=False).encode()
+    assert read_rows(tmp_path, codecs.BOM_UTF8 + line + b"\r\n" + line) == (row, row)
+
+
+def test_a_data_set_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """Its letters were replaced by U+FFFD without a word, and that would have been trained on."""
+    with pytest.raises(Permanent, match=r"data.jsonl:2: is not UTF-8 \(byte 0xe9 at column 6\)"):
+        read_rows(tmp_path, b'{"a": 1}\n{"a":\xe9}')
+
+
+# -- still open --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="a training or conversion of a machine that is gone (a CI runner) can never be ended")
+def test_a_local_training_of_a_machine_that_is_gone_can_be_cancelled(tmp_path: Path) -> None:
+    """`LocalProcesses.stop` is Temporary for another machine, for ever: the revert is tried every minute and never comes true."""
+    here = _module("test_training_here").Here(tmp_path)
+    commit = here.train("slow")
+    flow = here.sim.controller("m")
+    here.sim.settle(flow, horizon=20)
+    groups = here.pids()
+    try:
+        assert here.past()["running"]
+        here.local.processes.machine = "another"
+        here.sim.revert(commit)
+        for _ in range(3):  # longer than the time-out of an attempt, after which its program has ended by itself
+            here.sim.settle(flow, horizon=60)
+            here.sim.advance(4 * HOUR)
+        assert here.past()["ended"] == "cancelled"
+    finally:
+        for each in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each, signal.SIGKILL)
