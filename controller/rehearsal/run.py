@@ -16,14 +16,16 @@ from typing import Any
 import msgspec
 
 from controller import loading, local
+from controller.address import Address
 from controller.app import Controller, data_folder
 from controller.clients.git import Identity, Repository
 from controller.document import parse, plain
 from controller.document_edit import dump
 from controller.errors import TurnoutError
 from controller.kind import Past
-from controller.loading import Loaded
+from controller.loading import Flow, Loaded
 from controller.local import ANSWERS, Process, Told
+from controller.projections.past import PAST, to_past
 from controller.rehearsal import copy, seeds
 from controller.resource import Resource
 
@@ -48,6 +50,7 @@ class Scene:
     environment: str
     loaded: Loaded
     resources: tuple[Resource[Any], ...]
+    over: tuple[str, ...] = ()  # files of runs that have ended: the copy's log is empty, so they would begin again
 
     def specs(self, kind: str) -> list[Mapping[str, Any]]:
         return [each.written for each in self.resources if each.address.kind == kind]
@@ -112,13 +115,34 @@ def _scene(repo: Path, environment: str) -> Scene:
         loaded = loading.load_commit(flow, head, loading.branch_of(flow))
         if loaded.problems:
             raise TurnoutError(str(loaded.problems[0]), "`turnout validate` tells all; correct them and commit first")
-        effective = [entry.load(Past()) for entry in loaded.tree.entries.values()]
+        flow.log.refresh()
+        flow.folds.catch_up()
+        over = _over(flow, loaded)
+        effective = [entry.load(Past()) for address, entry in loaded.tree.entries.items() if address not in over]
         broken = [problem for each in effective for problem in each.problems]
         if broken:
             raise TurnoutError(str(broken[0]), "`turnout validate` tells all; correct them and commit first")
-        return Scene(controller.repository, environment, loaded, tuple(each.resource for each in effective if each.resource))
+        resources = tuple(each.resource for each in effective if each.resource)
+        files = tuple(path for address in sorted(over) for path in loaded.tree.files.get(address))
+        return Scene(controller.repository, environment, loaded, resources, files)
     finally:
         controller.close()
+
+
+def _over(flow: Flow, loaded: Loaded) -> set[Address]:
+    """Runs that have ended, unless something that has not ended needs them."""
+    found: dict[Address, Resource[Any] | None] = {}
+    for address, entry in loaded.tree.entries.items():
+        past = to_past(flow.folds.state(PAST.name, address))
+        if flow.kinds[address.kind].once and past.ended:
+            found[address] = entry.load(past).resource
+    open_ = [entry.load(Past()).resource for address, entry in loaded.tree.entries.items() if address not in found]
+    while open_:
+        resource = open_.pop()
+        for reference in flow.kinds[resource.address.kind].references(resource.spec) if resource else ():
+            if reference.to in found:
+                open_.append(found.pop(reference.to))
+    return set(found)
 
 
 # -- the copy ----------------------------------------------------------------------------------------------------------
@@ -150,6 +174,7 @@ def _commit(scene: Scene, place: Path, ports: Callable[[], int]) -> None:
     document = {"apiVersion": "turnout/v1", "kind": "Environment", "metadata": {"name": scene.environment}}
     document["spec"] = {**copy.environment(spec, ports, uses), "branch": scene.loaded.branch.name}
     files[f"{folder}/environment.yaml"] = dump(document)
+    files.update(dict.fromkeys(scene.over))
     for resource in scene.resources:
         changed = copy.CHANGED.get(resource.address.kind)
         if changed is not None:

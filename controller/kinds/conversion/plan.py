@@ -162,7 +162,15 @@ def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str
         part="end",
         evidence={"message": sight.get("message", "")},
         urgent=urgent,
+        payload={"gone": _gone(situation, state)},
     )
+
+
+def _gone(situation: Situated, state: State) -> bool:
+    """Whether work of a machine that cannot be reached has ended by itself by now: it has a time-out, and costs nothing."""
+    since = situation.past.since
+    over = since is not None and situation.now >= since + timedelta(seconds=state["timeout"] + OVERTIME_SECONDS)
+    return over and state["backend"] == "local"
 
 
 def _cancel(situation: Situated) -> Change:

@@ -116,7 +116,7 @@ class ConversionProvider:
             return self._start(change, report)
         before = change.before or {}
         if change.ends and change.ends != "completed" and before.get("job"):
-            return self._stop(before)
+            return self._stop(before, (change.payload or {}).get("gone", False))
         return Outcome()
 
     def _start(self, change: Change, report: Tell) -> Outcome:
@@ -126,11 +126,15 @@ class ConversionProvider:
         handle = self.conversions.of(state["backend"]).start(order_of(state, change.intent))
         return Outcome(after={**state, "job": handle}, handle=handle, said=f"started {handle} on {state['hardware']}")
 
-    def _stop(self, state: Mapping[str, Any]) -> Outcome:
+    def _stop(self, state: Mapping[str, Any], gone: bool) -> Outcome:
         try:
             self.conversions.of(state["backend"]).cancel(state["job"])
         except Permanent as error:  # it is not there any more, which is what is wanted
             return Outcome(said=str(error))
+        except Temporary as error:
+            if not gone:
+                raise
+            return Outcome(said=f"{error}; its time-out is over, so it has ended by itself")
         return Outcome(said=f"stopped {state['job']}")
 
     # -- work of this machine ----------------------------------------------------------------------------------------

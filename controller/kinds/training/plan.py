@@ -191,7 +191,24 @@ def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str
     ends = "completed" if phase == "succeeded" else phase
     progress = {key: value for key, value in (sight.get("progress") or {}).items() if key != "losses"}
     evidence = {"message": sight.get("message", ""), "progress": progress}
-    return Change(Action.STEP, reason, before=state, after=after, ends=ends, part="end", evidence=evidence, urgent=urgent)
+    return Change(
+        Action.STEP,
+        reason,
+        before=state,
+        after=after,
+        ends=ends,
+        part="end",
+        evidence=evidence,
+        urgent=urgent,
+        payload={"gone": _gone(situation, state)},
+    )
+
+
+def _gone(situation: Situated, state: State) -> bool:
+    """Whether work of a machine that cannot be reached has ended by itself by now: it has a time-out, and costs nothing."""
+    since = situation.past.since
+    over = since is not None and situation.now >= since + timedelta(seconds=state["timeout"] + OVERTIME_SECONDS)
+    return over and state["backend"] == "local"
 
 
 def _cancel(situation: Situated) -> Change:

@@ -139,7 +139,7 @@ class TrainingProvider:
             return self._start(change, report)
         before = change.before or {}
         if change.ends and change.ends != "completed" and before.get("job"):
-            return self._stop(before, report)
+            return self._stop(before, report, (change.payload or {}).get("gone", False))
         return Outcome()
 
     def _start(self, change: Change, report: Tell) -> Outcome:
@@ -152,11 +152,15 @@ class TrainingProvider:
         handle = self.backends.of(state["backend"]).start(order_of(state, change.intent, rows, change.commit))
         return Outcome(after={**state, "job": handle}, handle=handle, said=f"started {handle} on {state['hardware']}")
 
-    def _stop(self, state: Mapping[str, Any], report: Tell) -> Outcome:
+    def _stop(self, state: Mapping[str, Any], report: Tell, gone: bool) -> Outcome:
         try:
             self.backends.of(state["backend"]).cancel(state["job"])
         except Permanent as error:  # it is not there any more, which is what is wanted
             return Outcome(said=str(error))
+        except Temporary as error:
+            if not gone:
+                raise
+            return Outcome(said=f"{error}; its time-out is over, so it has ended by itself")
         return Outcome(said=f"stopped {state['job']}")
 
     # -- work of this machine ----------------------------------------------------------------------------------------
