@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from controller.address import Address
@@ -17,6 +20,7 @@ from controller.kind import Report as Tell
 from controller.kinds.training.spec import TINY, Dataset, TrainingSpec, TrainingState
 
 Seen = Observed[TrainingState] | Unknown
+AT_ONCE_BYTES = 8_000_000
 COUNTED_BYTES = 16_000_000
 """Of larger data sets tokens are estimated: a look may take seconds, not minutes."""
 _NAMES = {
@@ -35,6 +39,7 @@ class TrainingProvider:
         self.backends, self.datasets = clients.open("training"), clients.open("datasets")
         self._backend_of: dict[str, str] = {}  # of open intents, as `observe` saw them
         self._reports: dict[tuple[Any, ...], Report] = {}
+        self._checks: dict[tuple[Any, ...], Future[Report]] = {}
         self._verified: dict[str, Mapping[str, Any]] = {}
 
     # -- observe -----------------------------------------------------------------------------------------------------
@@ -112,9 +117,10 @@ class TrainingProvider:
         needs = Needs(method=spec.method, sequence_length=length, minimum=self.backends.minimum[spec.mode])
         count = self.backends.counter(spec.base_model, spec.base_revision) if found.path.stat().st_size <= COUNTED_BYTES else None
         key = (found.digest, against.digest if against else "", needs, count)
-        if key not in self._reports:
-            self._reports[key] = validate(found.rows, needs, evaluation=against.rows if against else (), count_tokens=count)
-        report = self._reports[key]
+        check = partial(validate, found.rows, needs, evaluation=against.rows if against else (), count_tokens=count)
+        report = self._report(key, check, found.path.stat().st_size)
+        if report is None:
+            return {"unknown": f"the rows of {found.name} are being checked"}
         return {
             "name": found.name,
             "source": spec.dataset.source or list(spec.dataset.files),
@@ -130,6 +136,19 @@ class TrainingProvider:
                 for each in report.findings
             ],
         }
+
+    def _report(self, key: tuple[Any, ...], check: Callable[[], Report], size: int) -> Report | None:
+        """Kept by content. That of many rows is made beside the passes, which must stay short; None until it is there."""
+        if key not in self._reports and size <= AT_ONCE_BYTES:
+            self._reports[key] = check()
+        elif key not in self._reports:
+            if key not in self._checks:
+                self._checks[key] = Future()
+                Thread(target=_carried_out, args=(self._checks[key], check), daemon=True).start()
+            if not self._checks[key].done():
+                return None
+            self._reports[key] = self._checks.pop(key).result()
+        return self._reports[key]
 
     # -- apply -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +186,7 @@ class TrainingProvider:
 
     def working(self) -> Collection[str]:
         found: list[str] = self.backends.working()
-        return found
+        return [*found, *(f"check of {key[0]}" for key, check in self._checks.items() if not check.done())]
 
     def stop_all(self) -> None:
         self.backends.stop_all()
@@ -209,6 +228,13 @@ def order_of(state: Mapping[str, Any], intent: str, rows: Path, commit: str = ""
     }
     request = {**request, "epochs": float(request["epochs"]), "lora_targets": list(request["lora_targets"])}
     return Order(intent, state["intent"], state["attempt"], request, rows, state["hardware"], state["timeout"], dict(state))
+
+
+def _carried_out(promised: Future[Report], check: Callable[[], Report]) -> None:
+    try:
+        promised.set_result(check())
+    except Exception as error:  # told by whoever asks for the result
+        promised.set_exception(error)
 
 
 def _read(datasets: Any, named: Dataset, paths: Mapping[str, str]) -> Any:

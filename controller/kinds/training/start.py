@@ -7,6 +7,7 @@ list say, and goes into its state. A start without them waits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller.change import Action, Change, Cost, Wait
@@ -18,6 +19,7 @@ from controller.model import spoken
 
 Situated = Situation[TrainingSpec, TrainingState]
 State = Mapping[str, Any]
+BLIND_SECONDS = 10.0
 
 
 def start(situation: Situated) -> Change:
@@ -28,7 +30,8 @@ def start(situation: Situated) -> Change:
     if not signals:
         why = seen.reason if seen is not None and not isinstance(seen, Observed) else "nobody has looked yet"
         wait = Wait("Blind", "dataset", f"what it would cost cannot be known: {why}")
-        return Change(Action.RUN, f"trains {state['base_model']}: {wait.reason}", after=state, waits=(wait,), running=True)
+        told = f"trains {state['base_model']}: {wait.reason}"
+        return Change(Action.RUN, told, after=state, waits=(wait,), running=True, again=_soon(situation, (wait,)))
     waits = [*_obstacles(spec, state), *_dataset_waits(signals.get("dataset", {})), *_price_waits(situation, spec, state, signals)]
     dataset, price = signals.get("dataset", {}), _price(state, signals)
     state["dataset"] = {key: dataset.get(key) for key in ("name", "source", "revision", "digest", "rows", "split")}
@@ -46,9 +49,16 @@ def start(situation: Situated) -> Change:
         cost=Cost(round(min(found.usd[1], most), 4), most),
         waits=tuple(waits),
         conditions=_warnings(signals),
+        again=_soon(situation, waits),
         running=True,
         evidence={"usd": list(found.usd), "hours": list(found.hours), "basis": found.basis},
     )
+
+
+def _soon(situation: Situated, waits: Iterable[Wait]) -> datetime | None:
+    """What could not be seen is looked at again soon, and not only when everything is."""
+    blind = any(wait.code == "Blind" for wait in waits)
+    return situation.now + timedelta(seconds=BLIND_SECONDS) if blind else None
 
 
 def resolved(situation: Situated, spec: TrainingSpec) -> dict[str, Any]:
