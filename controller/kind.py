@@ -48,6 +48,7 @@ class Intent:
     at: datetime
     careful: bool = False  # paid or irreversible: never called again unless it provably did not happen
     failed: bool = False  # its last attempt provably brought nothing about
+    after: Mapping[str, Any] | None = None  # of a run: what it was to bring about, and so where it is to be looked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def _started(state: dict[str, Any], event: Event) -> None:
             "spec_digest": data.get("spec_digest", ""),
             "at": event.time,
             "careful": data.get("careful", False),
+            "after": data.get("after") if data["action"] in ("run", "step") else None,
         }
     elif data.get("careful"):  # called again: that an earlier call brought nothing about says nothing of this one
         intents[key]["at"] = event.time
@@ -167,7 +168,7 @@ def _mark(state: Mapping[str, Any]) -> str:
 PAST = Projection(
     "past",
     {"turnout.action.started.v1": _started_and_judged, **{name: _on_subject(step) for name, step in _STEPS.items()}},
-    version=3,
+    version=4,
     mark=_mark,
 )
 
@@ -181,7 +182,13 @@ def to_past(state: Mapping[str, Any]) -> Past:
         return Past()
     intents = tuple(
         Intent(
-            key, each["action"], each["spec_digest"], parse_time(each["at"]), each.get("careful", False), each.get("failed", False)
+            key,
+            each["action"],
+            each["spec_digest"],
+            parse_time(each["at"]),
+            each.get("careful", False),
+            each.get("failed", False),
+            each.get("after"),
         )
         for key, each in state.get("intents", {}).items()
     )

@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 
 from controller import approval
-from controller.app import health_of
 from controller.clients.datasets import Datasets
 from controller.clients.git import Repository
 from controller.clients.git_remote import Remote
 from controller.errors import Permanent, RemoteDown
+from controller.health import health_of
 from controller.judgement.judge import TEMPLATES, questions
 from controller.kind import Past
 from controller.rehearsal import copy, seeds
+from controller.testing.doubles import Faults
 from controller.testing.openrouter_api.answers import Call, Reply
 from controller.testing.openrouter_api.rules import Rules
-from controller.testing.simulation import ADA, BOB, Killed, Simulation
+from controller.testing.simulation import ADA, BOB, ENVIRONMENT, Killed, Simulation
+from controller.testing.trainings import TrainingJobs
 
 
 def _module(name: str) -> ModuleType:
@@ -272,3 +274,30 @@ def test_a_local_training_of_a_machine_that_is_gone_can_be_cancelled(tmp_path: P
         for each in groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(each, signal.SIGKILL)
+
+
+def test_a_lost_answer_is_looked_for_where_it_was_asked_whatever_the_environment_says_now(tmp_path: Path) -> None:
+    """The request names no backend; the environment's default moves while the answer of the first is lost."""
+    runs = _module("test_training_runs")
+    world = runs.World(tmp_path)
+    world.sim.doors["training"]._backends["local"] = TrainingJobs(Faults())
+    text = runs.training()["state/trainings/docs-v1.yaml"].replace("  backend: hf_jobs\n", "")
+    world.sim.doors["training"].default = "hf_jobs"
+    with_default(world, "hf_jobs")
+    world.jobs.lose_answers, world.jobs.lag_seconds = 1, 40.0
+    world.sim.commit({"state/trainings/docs-v1.yaml": text}, "Train docs")
+    flow = world.sim.controller("m")
+    world.sim.settle(flow)
+    assert len(world.jobs.jobs) == 1
+    world.sim.doors["training"].default = "local"
+    with_default(world, "local")
+    world.sim.advance(90)
+    world.sim.settle(flow, horizon=HOUR)
+    assert world.ended()[0] == "completed"
+    assert len(world.jobs.jobs) == 1
+    assert world.sim.doors["training"]._backends["local"].jobs == []
+
+
+def with_default(world: Any, backend: str) -> None:
+    files = {"environments/local/environment.yaml": f"{ENVIRONMENT}  training: {{backend: {backend}}}\n"}
+    world.sim.commit(files, f"Train on {backend}")

@@ -27,7 +27,6 @@ class ConversionProvider:
 
     def __init__(self, clients: Clients) -> None:
         self.conversions = clients.open("conversions")
-        self._backend_of: dict[str, str] = {}  # of open intents, as `observe` saw them
         self._verified: dict[str, Mapping[str, Any]] = {}
         self._until = 0.0  # monotonic
 
@@ -39,18 +38,11 @@ class ConversionProvider:
         running = [one for one in known if one.past.exists and one.past.after is not None and not one.past.ended]
         sights = self._look(running)
         for one in known:
-            for intent in one.past.intents:
-                self._backend_of[intent.key] = self._backend(one)
             if one in running:
                 seen[one.address] = self._followed(one, sights)
             elif one.resource is not None and not one.past.ended:
                 seen[one.address] = Observed(None, self._before(one.resource.spec))
         return seen
-
-    def _backend(self, one: Known[ConversionSpec]) -> str:
-        """Where an open intent was to run: by what the log says of it, else by its file, else by the environment."""
-        written = one.past.after or one.past.spec or (one.resource.written if one.resource else {})
-        return str(written.get("backend") or self.conversions.default)
 
     def _look(self, running: Sequence[Known[ConversionSpec]]) -> dict[tuple[str, str], Sight | Exception]:
         """One question a backend."""
@@ -153,7 +145,7 @@ class ConversionProvider:
         part = intent.key.partition("/")[2]
         if intent.action != "run" and not part.startswith("attempt-"):
             return None
-        name = self._backend_of.get(intent.key, self.conversions.default)
+        name = str((intent.after or {}).get("backend") or self.conversions.default)  # where it was to be, whatever git says now
         try:
             found = self.conversions.of(name).find(intent.key)
         except (Temporary, Permanent) as error:
