@@ -21,10 +21,11 @@ from controller.app import Controller, data_folder
 from controller.clients.git import Identity, Repository
 from controller.document import parse, plain
 from controller.document_edit import dump
-from controller.errors import TurnoutError
+from controller.errors import RemoteDown, TurnoutError
 from controller.kind import Past
 from controller.loading import Flow, Loaded
 from controller.local import ANSWERS, Process, Told
+from controller.log import GitLog
 from controller.projections.past import PAST, to_past
 from controller.rehearsal import copy, seeds
 from controller.resource import Resource
@@ -115,8 +116,7 @@ def _scene(repo: Path, environment: str) -> Scene:
         loaded = loading.load_commit(flow, head, loading.branch_of(flow))
         if loaded.problems:
             raise TurnoutError(str(loaded.problems[0]), "`turnout validate` tells all; correct them and commit first")
-        flow.log.refresh()
-        flow.folds.catch_up()
+        _read_log(flow)
         over = _over(flow, loaded)
         effective = [entry.load(Past()) for address, entry in loaded.tree.entries.items() if address not in over]
         broken = [problem for each in effective for problem in each.problems]
@@ -127,6 +127,17 @@ def _scene(repo: Path, environment: str) -> Scene:
         return Scene(controller.repository, environment, loaded, resources, files)
     finally:
         controller.close()
+
+
+def _read_log(flow: Flow) -> None:
+    """The newest log; without the remote, what this clone knows of it: a rehearsal needs nobody outside."""
+    try:
+        flow.log.refresh()
+    except RemoteDown:
+        assert isinstance(flow.log, GitLog)
+        flow.log.remote = None
+        flow.log.refresh()
+    flow.folds.catch_up()
 
 
 def _over(flow: Flow, loaded: Loaded) -> set[Address]:
