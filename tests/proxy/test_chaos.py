@@ -361,5 +361,6 @@ def test_clients_replicas_and_figures_tell_one_story(start_proxy: Any, tmp_path:
     print(text)
     assert not told.wrong, "\n".join([text, f"{len(told.wrong)} things are wrong", *told.wrong[:20]])
     assert open_files < 100, text
-    assert min(kinds[kind] for kind in ("whole", "left", "short", "cut", "error_event", "error")) > 0, text
+    assert min(kinds[kind] for kind in ("whole", "left", "error_event", "error")) > 0, text
+    assert kinds["short"] + kinds["cut"] > 0, text  # which of the two depends on the faults that were drawn
     assert sum(record["tries"] > 1 for record in told.records.values()) > REQUESTS / 200, text
