@@ -9,7 +9,8 @@ At every moment one replica, the anchor, is well, and a request has as many trie
 end with an error that was allowed to be hidden. The anchor changes only when all are well and every request from before
 that moment has ended. At most eight requests are in flight, so that the budget of retries (ten at least) is never the reason.
 
-TURNOUT_CHAOS is the number of requests (20,000 where it is not set, 100,000 for the whole story), TURNOUT_CHAOS_SEED the seed (in CI always the same, else drawn).
+TURNOUT_CHAOS is the number of requests (20,000 where it is not set, 100,000 for the whole story), TURNOUT_CHAOS_SEED the seed
+(in CI always the same, else drawn).
 """
 
 from __future__ import annotations
