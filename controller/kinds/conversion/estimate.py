@@ -7,7 +7,6 @@ finished conversions on the same hardware, their speed replaces it. What is appr
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,16 +81,3 @@ def speed_of(state: Mapping[str, object], setup: float) -> float | None:
     if not isinstance(size, int | float) or not size or not isinstance(seconds, int | float) or not isinstance(quantizations, list):
         return None
     return max(seconds - setup, 1.0) / work(size / 1e9, quantizations)
-
-
-def ceiling(usd_per_hour: float, timeout: float, attempts: int, budget: float | None) -> float:
-    """What all attempts can cost at most (USD): the number that is approved. Every started minute is billed."""
-    most = attempts * math.ceil(timeout / 60) * usd_per_hour / 60
-    return round(most if budget is None else min(most, budget), 4)
-
-
-def affordable(usd_per_hour: float, timeout: float, budget: float | None, spent: float) -> float:
-    """The time-out (seconds, whole minutes) that the next attempt may have within the budget."""
-    if budget is None or usd_per_hour <= 0:
-        return timeout
-    return min(timeout, math.floor(max(budget - spent, 0.0) / usd_per_hour * 60 + 1e-9) * 60.0)

@@ -12,13 +12,12 @@ Nothing starts blind. Everything that ends it works blind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import Any
 
+from controller import attempts
 from controller.address import Address
 from controller.change import Action, Change, Cost, Wait
 from controller.kind import Observed, Reference, Situation
-from controller.kinds.conversion import estimate as estimates
 from controller.kinds.conversion.spec import ConversionSpec, ConversionState
 from controller.kinds.conversion.start import start
 from controller.model import spoken
@@ -32,10 +31,7 @@ AGAIN: Mapping[str, tuple[float, ...]] = {
     "download_damaged": (0.0, 60.0, 300.0),
 }
 """Ends that another attempt may mend, and how many seconds after the first, second, ... of them it begins."""
-OVERTIME_SECONDS = 300.0
-"""A backend ends a job at its time-out by itself; this much later it is ended from here."""
 LEAST_SECONDS = 60.0
-OVER = ("succeeded", "failed", "cancelled", "lost")
 
 
 def references(spec: ConversionSpec) -> Iterable[Reference]:
@@ -49,7 +45,7 @@ def references(spec: ConversionSpec) -> Iterable[Reference]:
 def plan(situation: Situated) -> Change:
     past = situation.past
     if past.ended:
-        return _ended(situation)
+        return attempts.ended(situation)
     if past.exists and past.after is not None:
         return _cancel(situation) if situation.desired is None else _go_on(situation, past.after)
     if situation.desired is None:
@@ -65,13 +61,13 @@ def _go_on(situation: Situated, state: State) -> Change:
     seen = situation.observed
     signals = (seen.signals or {}) if isinstance(seen, Observed) else {}
     sight = signals.get("sight", {})
-    over = _overdue(situation, state, sight)
+    over = attempts.overdue(situation, state, sight)
     if over:
         return _end(situation, state, sight, "failed", over)
     if not sight or "unknown" in sight:
         why = sight.get("unknown") or getattr(seen, "reason", "") or "nobody has looked yet"
         blind = Wait("Blind", "job", f"its job cannot be seen: {why}")
-        return _stay(situation, state, f"{state['phase']}, but {blind.reason}", 30.0, (blind,))
+        return attempts.stay(situation, state, f"{state['phase']}, but {blind.reason}", 30.0, (blind,))
     stage = sight["stage"]
     if stage == "succeeded":
         return _verify(situation, state, sight, signals.get("verified", {}))
@@ -81,30 +77,18 @@ def _go_on(situation: Situated, state: State) -> Change:
         told = f"cancelled from outside: {sight.get('message') or 'somebody stopped it'}"
         return _end(situation, state, sight, "cancelled", told)
     if stage == "running" and state["phase"] == "queued":
-        return _step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
+        return attempts.step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
     if stage == "queued":
-        return _stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
-    return _stay(situation, state, _told_progress(state, sight, signals.get("progress") or {}), 10.0)
-
-
-def _overdue(situation: Situated, state: State, sight: Mapping[str, Any]) -> str:
-    """Why it has to stop although it runs; empty = it may go on. The deadline counts blind too."""
-    started = situation.past.started_at
-    if sight.get("stage", "") in OVER:
-        return ""
-    if state["deadline"] and started and situation.now >= started + timedelta(seconds=state["deadline"]):
-        return f"its deadline of {spoken(state['deadline'])} is over"
-    if (sight.get("seconds") or 0.0) > state["timeout"] + OVERTIME_SECONDS:
-        return f"its time-out of {spoken(state['timeout'])} is over"
-    return ""
+        return attempts.stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
+    return attempts.stay(situation, state, _told_progress(state, sight, signals.get("progress") or {}), 10.0)
 
 
 def _verify(situation: Situated, state: State, sight: Mapping[str, Any], found: Mapping[str, Any]) -> Change:
     if state["phase"] != "verifying":
-        return _step(situation, {**state, "phase": "verifying"}, "its program has finished; its files are looked at", sight)
+        return attempts.step(situation, {**state, "phase": "verifying"}, "its program has finished; its files are looked at", sight)
     if not found or "unknown" in found:
         blind = Wait("Blind", "result", f"its files cannot be looked at: {found.get('unknown', 'nobody has looked yet')}")
-        return _stay(situation, state, blind.reason, 15.0, (blind,))
+        return attempts.stay(situation, state, blind.reason, 15.0, (blind,))
     if not found["ok"]:
         return _end(situation, state, sight, "failed", f"what it left is not whole: {'; '.join(found['problems'])}")
     kept = {key: found[key] for key in ("files", "metadata", "smoke", "revision")}
@@ -123,18 +107,18 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
         return _end(situation, state, sight, "failed", f"failed ({code}): {message}")
     if state["attempt"] >= state["attempts"]:
         return _end(situation, state, sight, "failed", f"failed ({code}): {message}; no attempt is left")
-    spent = _cost(state, sight)
-    timeout = estimates.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], spent)
+    spent = attempts.cost(state, sight)
+    timeout = attempts.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], spent)
     if timeout < LEAST_SECONDS:
         used = f"the budget of {state['budget_usd']:.2f} USD is used up"
         return _end(situation, state, sight, "failed", f"failed ({code}): {message}; {used}")
     told = f"attempt {state['attempt']} of {state['attempts']} ended: {message}"
     left = AGAIN[code][min(state["attempt"], len(AGAIN[code])) - 1] - (sight.get("since_end") or 0.0)
     if left > 0:
-        return _stay(situation, state, f"{told}; the next one begins in {spoken(max(1, round(left)))}", max(left, 1.0))
+        return attempts.stay(situation, state, f"{told}; the next one begins in {spoken(max(1, round(left)))}", max(left, 1.0))
     attempt = state["attempt"] + 1
     after = {**state, "phase": "queued", "attempt": attempt, "timeout": timeout, "job": "", "spent_usd": spent, "cost_usd": spent}
-    most = estimates.ceiling(state["usd_per_hour"], timeout, 1, None)
+    most = attempts.ceiling(state["usd_per_hour"], timeout, 1, None)
     return Change(
         Action.STEP,
         f"{told}; attempt {attempt} of {state['attempts']}, {_usd(spent)} so far, at most {_usd(spent + most)}",
@@ -151,7 +135,7 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
 
 
 def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str, told: str, urgent: bool = False) -> Change:
-    after = {**state, "phase": phase, "cost_usd": _cost(state, sight), "ended_at": _time(situation), "said": told}
+    after = {**state, "phase": phase, "cost_usd": attempts.cost(state, sight), "ended_at": _time(situation), "said": told}
     spent = f"{_usd(after['cost_usd'])} were spent" if after["cost_usd"] else "nothing was spent"
     return Change(
         Action.STEP,
@@ -162,15 +146,8 @@ def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str
         part="end",
         evidence={"message": sight.get("message", "")},
         urgent=urgent,
-        payload={"gone": _gone(situation, state)},
+        payload={"gone": attempts.gone(situation, state)},
     )
-
-
-def _gone(situation: Situated, state: State) -> bool:
-    """Whether work of a machine that cannot be reached has ended by itself by now: it has a time-out, and costs nothing."""
-    since = situation.past.since
-    over = since is not None and situation.now >= since + timedelta(seconds=state["timeout"] + OVERTIME_SECONDS)
-    return over and state["backend"] == "local"
 
 
 def _cancel(situation: Situated) -> Change:
@@ -180,35 +157,7 @@ def _cancel(situation: Situated) -> Change:
     return _end(situation, state, sight, "cancelled", "cancelled: its file is gone", urgent=True)
 
 
-def _ended(situation: Situated) -> Change:
-    past, state = situation.past, situation.past.after
-    if situation.desired is None:
-        if state is None:
-            return Change(Action.NOOP, f"ended ({past.ended})")
-        kept = f"; {state['repo']} stays" if state.get("repo") and past.ended == "completed" else ""
-        return Change(Action.DELETE, f"archived ({past.ended}){kept}", before=state, part="archive", urgent=True)
-    again = "a run never starts again; use a new name"
-    return Change(Action.NOOP, f"ended ({past.ended}): {again}", before=state, after=state)
-
-
 # -- small things ----------------------------------------------------------------------------------------------------
-
-
-def _step(situation: Situated, after: dict[str, Any], told: str, sight: Mapping[str, Any]) -> Change:
-    state = {**after, "cost_usd": _cost(after, sight), "started_at": after["started_at"] or _time(situation)}
-    part = f"{after['phase']}-{after['attempt']}"
-    return Change(Action.STEP, told, before=situation.past.after, after=state, running=True, part=part)
-
-
-def _stay(situation: Situated, state: State, told: str, seconds: float, conditions: tuple[Wait, ...] = ()) -> Change:
-    again = situation.now + timedelta(seconds=seconds)
-    return Change(Action.NOOP, told, before=state, after=state, again=again, conditions=conditions, running=True)
-
-
-def _cost(state: State, sight: Mapping[str, Any]) -> float:
-    """All attempts so far. Where the job cannot be seen, what was known last."""
-    now = sight.get("cost_usd")
-    return float(state["cost_usd"]) if now is None else round(float(state["spent_usd"]) + float(now), 4)
 
 
 def _time(situation: Situated) -> str:
@@ -219,7 +168,7 @@ def _told_progress(state: State, sight: Mapping[str, Any], progress: Mapping[str
     told = "running" if not progress.get("steps") else f"step {progress.get('step', 0)} of {progress['steps']}"
     if progress.get("said"):
         told += f", {progress['said']}"
-    cost = _cost(state, sight)
+    cost = attempts.cost(state, sight)
     return f"{told}, {_usd(cost)} so far" if cost else told
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from controller import attempts
 from controller.address import Address
 from controller.change import Action, Change, Cost, Wait
 from controller.errors import listed, nearest
@@ -34,9 +35,9 @@ def start(situation: Situated) -> Change:
     waits = [*_source_waits(situation.refs, spec, state, signals), *_obstacles(spec, state), *_price_waits(state, signals)]
     price = signals.get("prices", {}).get("hardware", {}).get(state["hardware"], {})
     state["usd_per_hour"] = price.get("usd_per_hour", 0.0)
-    state["timeout"] = estimates.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], 0.0)
+    state["timeout"] = attempts.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], 0.0)
     found = _estimate(situation, state)
-    most = estimates.ceiling(state["usd_per_hour"], state["timeout"], state["attempts"], state["budget_usd"])
+    most = attempts.ceiling(state["usd_per_hour"], state["timeout"], state["attempts"], state["budget_usd"])
     if not waits and state["budget_usd"] is not None and _too_little(state, found):
         told = f"spec.budgetUsd: {state['budget_usd']:.2f} USD are too little, {found.told()} is likely ({found.basis})"
         waits.append(Wait("Invalid", "budgetUsd", f"{told}; raise it, or ask for fewer quantizations"))

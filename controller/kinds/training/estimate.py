@@ -12,7 +12,6 @@ Once this repository has runs of the same base model, method and hardware, their
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping
@@ -102,19 +101,6 @@ def estimate(
         )
     low, mid, high = (min(setup + each, timeout) / 3600 for each in seconds)
     return Estimate((low, mid, high), (low * usd_per_hour, mid * usd_per_hour, high * usd_per_hour), basis)
-
-
-def ceiling(usd_per_hour: float, timeout: float, attempts: int, budget: float | None) -> float:
-    """What all attempts can cost at most (USD): the number that is approved. Every started minute is billed."""
-    most = attempts * math.ceil(timeout / 60) * usd_per_hour / 60
-    return round(most if budget is None else min(most, budget), 4)
-
-
-def affordable(usd_per_hour: float, timeout: float, budget: float | None, spent: float) -> float:
-    """The time-out (seconds, whole minutes) that the next attempt may have within the budget."""
-    if budget is None or usd_per_hour <= 0:
-        return timeout
-    return min(timeout, math.floor(max(budget - spent, 0.0) / usd_per_hour * 60 + 1e-9) * 60.0)
 
 
 def _span(low: float, high: float) -> str:

@@ -16,10 +16,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from controller import attempts
 from controller.address import Address
 from controller.change import Action, Change, Cost, Wait
 from controller.kind import Observed, Reference, Situation
-from controller.kinds.training import estimate as estimates
 from controller.kinds.training.spec import TrainingSpec, TrainingState
 from controller.kinds.training.start import start
 from controller.model import spoken
@@ -28,8 +28,6 @@ Situated = Situation[TrainingSpec, TrainingState]
 State = Mapping[str, Any]
 AGAIN = frozenset({"out_of_memory", "preempted", "lost", "hub_failed"})
 """Ends that another attempt may mend."""
-OVERTIME_SECONDS = 300.0
-"""A backend ends a job at its time-out by itself; this much later it is ended from here."""
 LEAST_SECONDS = 60.0
 TOLD_FIFTHS = 5
 """The log hears of a training that goes on when another fifth of its steps is done, the last one by its end ..."""
@@ -52,7 +50,7 @@ def paths(spec: TrainingSpec) -> Iterable[str]:
 def plan(situation: Situated) -> Change:
     past = situation.past
     if past.ended:
-        return _ended(situation)
+        return attempts.ended(situation)
     if past.exists and past.after is not None:
         return _cancel(situation) if situation.desired is None else _go_on(situation, past.after)
     if situation.desired is None:
@@ -67,13 +65,13 @@ def plan(situation: Situated) -> Change:
 def _go_on(situation: Situated, state: State) -> Change:
     seen = situation.observed
     sight = (seen.signals or {}).get("sight", {}) if isinstance(seen, Observed) else {}
-    over = _overdue(situation, state, sight)
+    over = attempts.overdue(situation, state, sight)
     if over:
         return _fail(situation, state, sight, over)
     if not sight or "unknown" in sight:
         why = sight.get("unknown") or getattr(seen, "reason", "") or "nobody has looked yet"
         blind = Wait("Blind", "job", f"its job cannot be seen: {why}")
-        return _stay(situation, state, f"{state['phase']}, but {blind.reason}", 30.0, (blind,))
+        return attempts.stay(situation, state, f"{state['phase']}, but {blind.reason}", 30.0, (blind,))
     stage = sight["stage"]
     if stage == "succeeded":
         return _verify(situation, state, sight)
@@ -84,12 +82,12 @@ def _go_on(situation: Situated, state: State) -> Change:
             situation, state, sight, "cancelled", f"cancelled from outside: {sight.get('message') or 'somebody stopped it'}"
         )
     if stage == "running" and state["phase"] == "queued":
-        return _step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
+        return attempts.step(situation, {**state, "phase": "running"}, f"its job runs on {state['hardware']}", sight)
     if stage == "queued":
-        return _stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
+        return attempts.stay(situation, state, f"queued for {state['hardware']} since {state['started_at'] or 'now'}", 10.0)
     if stage == "running" and _is_worth_telling(situation, state, sight.get("progress") or {}):
         return _further(situation, state, sight)
-    return _stay(situation, state, _told_progress(state, sight), 10.0)
+    return attempts.stay(situation, state, _told_progress(state, sight), 10.0)
 
 
 def _is_worth_telling(situation: Situated, state: State, progress: Mapping[str, Any]) -> bool:
@@ -109,31 +107,21 @@ def _further(situation: Situated, state: State, sight: Mapping[str, Any]) -> Cha
     """So that whoever reads the log sees it move. It changes nothing outside and costs nothing more than its start may."""
     progress = sight["progress"]
     kept = {key: progress[key] for key in KEPT if progress.get(key) is not None}
-    after = {**state, "progress": {**kept, "cost_usd": _cost(state, sight)}}
-    change = _step(situation, after, _told_progress(state, sight), sight)
+    after = {**state, "progress": {**kept, "cost_usd": attempts.cost(state, sight)}}
+    change = attempts.step(situation, after, _told_progress(state, sight), sight)
     return replace(change, part=f"progress-{state['attempt']}-{10 // TOLD_FIFTHS * _fifths(progress)}")
-
-
-def _overdue(situation: Situated, state: State, sight: Mapping[str, Any]) -> str:
-    """Why it has to stop although it runs; empty = it may go on. The deadline counts blind too."""
-    started, stage = situation.past.started_at, sight.get("stage", "")
-    if stage in ("succeeded", "failed", "cancelled", "lost"):
-        return ""
-    if state["deadline"] and started and situation.now >= started + timedelta(seconds=state["deadline"]):
-        return f"its deadline of {spoken(state['deadline'])} is over"
-    if (sight.get("seconds") or 0.0) > state["timeout"] + OVERTIME_SECONDS:
-        return f"its time-out of {spoken(state['timeout'])} is over"
-    return ""
 
 
 def _verify(situation: Situated, state: State, sight: Mapping[str, Any]) -> Change:
     assert isinstance(situation.observed, Observed)
     if state["phase"] != "verifying":
-        return _step(situation, {**state, "phase": "verifying"}, "its program has finished; what it left is looked at", sight)
+        return attempts.step(
+            situation, {**state, "phase": "verifying"}, "its program has finished; what it left is looked at", sight
+        )
     found = (situation.observed.signals or {}).get("verified", {})
     if not found or "unknown" in found:
         blind = Wait("Blind", "result", f"its result cannot be looked at: {found.get('unknown', 'nobody has looked yet')}")
-        return _stay(situation, state, blind.reason, 15.0, (blind,))
+        return attempts.stay(situation, state, blind.reason, 15.0, (blind,))
     if not found["ok"]:
         return _end(situation, state, sight, "failed", f"what it left is not whole: {'; '.join(found['problems'])}")
     result = {"result": found["digest"], "files": found["files"], "bytes": found["bytes"], "revision": found.get("revision", "")}
@@ -158,14 +146,14 @@ def _again(situation: Situated, state: State, sight: Mapping[str, Any]) -> Chang
             return _fail(situation, state, sight, f"out of memory with one row at once: {message}; take larger hardware")
         batch, accumulation = batch // 2, accumulation * 2
         told = f"out of memory: again with batch {batch} x {accumulation}"
-    spent = _cost(state, sight)
-    timeout = estimates.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], spent)
+    spent = attempts.cost(state, sight)
+    timeout = attempts.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], spent)
     if timeout < LEAST_SECONDS:
         return _fail(situation, state, sight, f"failed ({code}): {message}; the budget of {state['budget_usd']:.2f} USD is used up")
     attempt = state["attempt"] + 1
     after = {**state, "phase": "queued", "attempt": attempt, "batch": batch, "accumulation": accumulation, "timeout": timeout}
     after |= {"job": "", "spent_usd": spent, "cost_usd": spent, "progress": {}}
-    most = estimates.ceiling(state["usd_per_hour"], timeout, 1, None)
+    most = attempts.ceiling(state["usd_per_hour"], timeout, 1, None)
     return Change(
         Action.STEP,
         f"{told}; attempt {attempt} of {state['attempts']}, {spent:.2f} USD so far, at most {spent + most:.2f}",
@@ -186,7 +174,7 @@ def _fail(situation: Situated, state: State, sight: Mapping[str, Any], told: str
 
 
 def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str, told: str, urgent: bool = False) -> Change:
-    after = {**state, "phase": phase, "cost_usd": _cost(state, sight), "ended_at": _time(situation), "said": told}
+    after = {**state, "phase": phase, "cost_usd": attempts.cost(state, sight), "ended_at": _time(situation), "said": told}
     reason = f"{told}; {_spent(after['cost_usd'])}"
     ends = "completed" if phase == "succeeded" else phase
     progress = {key: value for key, value in (sight.get("progress") or {}).items() if key != "losses"}
@@ -200,15 +188,8 @@ def _end(situation: Situated, state: State, sight: Mapping[str, Any], phase: str
         part="end",
         evidence=evidence,
         urgent=urgent,
-        payload={"gone": _gone(situation, state)},
+        payload={"gone": attempts.gone(situation, state)},
     )
-
-
-def _gone(situation: Situated, state: State) -> bool:
-    """Whether work of a machine that cannot be reached has ended by itself by now: it has a time-out, and costs nothing."""
-    since = situation.past.since
-    over = since is not None and situation.now >= since + timedelta(seconds=state["timeout"] + OVERTIME_SECONDS)
-    return over and state["backend"] == "local"
 
 
 def _cancel(situation: Situated) -> Change:
@@ -218,36 +199,7 @@ def _cancel(situation: Situated) -> Change:
     return _end(situation, state, sight, "cancelled", "cancelled: its file is gone", urgent=True)
 
 
-def _ended(situation: Situated) -> Change:
-    past, state = situation.past, situation.past.after
-    if situation.desired is None:
-        if state is None:
-            return Change(Action.NOOP, f"ended ({past.ended})")
-        kept = f"; {state['repo']} stays" if state.get("repo") and past.ended == "completed" else ""
-        return Change(Action.DELETE, f"archived ({past.ended}){kept}", before=state, part="archive", urgent=True)
-    again = "a run never starts again; use a new name"
-    return Change(Action.NOOP, f"ended ({past.ended}): {again}", before=state, after=state)
-
-
 # -- small things ----------------------------------------------------------------------------------------------------
-
-
-def _step(situation: Situated, after: dict[str, Any], told: str, sight: Mapping[str, Any]) -> Change:
-    cost = _cost(after, sight)
-    state = {**after, "cost_usd": cost, "started_at": after["started_at"] or _time(situation)}
-    part = f"{after['phase']}-{after['attempt']}"
-    return Change(Action.STEP, told, before=situation.past.after, after=state, running=True, part=part)
-
-
-def _stay(situation: Situated, state: State, told: str, seconds: float, conditions: tuple[Wait, ...] = ()) -> Change:
-    again = situation.now + timedelta(seconds=seconds)
-    return Change(Action.NOOP, told, before=state, after=state, again=again, conditions=conditions, running=True)
-
-
-def _cost(state: State, sight: Mapping[str, Any]) -> float:
-    """All attempts so far. Where the job cannot be seen, what was known last."""
-    now = sight.get("cost_usd")
-    return float(state["cost_usd"]) if now is None else round(float(state["spent_usd"]) + float(now), 4)
 
 
 def _spent(usd: float) -> str:
@@ -265,7 +217,7 @@ def _told_progress(state: State, sight: Mapping[str, Any]) -> str:
         told += f", loss {progress['loss']:.3g}"
     if progress.get("eta_seconds") is not None:
         told += f", about {spoken(round(progress['eta_seconds']))} left"
-    cost = _cost(state, sight)
+    cost = attempts.cost(state, sight)
     return f"{told}, {cost:.2f} USD so far" if cost else told
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller import attempts
 from controller.change import Action, Change, Cost, Wait
 from controller.errors import listed, nearest
 from controller.kind import Observed, Situation
@@ -36,9 +37,9 @@ def start(situation: Situated) -> Change:
     dataset, price = signals.get("dataset", {}), _price(state, signals)
     state["dataset"] = {key: dataset.get(key) for key in ("name", "source", "revision", "digest", "rows", "split")}
     state["usd_per_hour"] = price.get("usd_per_hour", 0.0)
-    state["timeout"] = estimates.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], 0.0)
+    state["timeout"] = attempts.affordable(state["usd_per_hour"], state["timeout"], state["budget_usd"], 0.0)
     found = _estimate(situation, spec, state, dataset, price)
-    most = estimates.ceiling(state["usd_per_hour"], state["timeout"], state["attempts"], state["budget_usd"])
+    most = attempts.ceiling(state["usd_per_hour"], state["timeout"], state["attempts"], state["budget_usd"])
     if not waits and state["budget_usd"] is not None and found.known and found.usd[1] > state["budget_usd"]:
         told = f"spec.budgetUsd: {state['budget_usd']:.2f} USD are too little, {found.told()} is likely ({found.basis})"
         waits.append(Wait("Invalid", "budgetUsd", f"{told}; raise it, take fewer rows or epochs, or a smaller model"))
